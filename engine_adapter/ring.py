@@ -1,0 +1,161 @@
+"""A single-producer, single-consumer ring of byte records in a memory-mapped private file.
+
+The producer never waits: a record that does not fit is dropped and counted. Either side may die and
+come back; each bumps its generation in the header, by which the other side notices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+MAGIC = 0x314C_4941_5254  # "TRAIL1"
+HEADER_BYTES = 64 * 8
+WRAP = 0xFFFF_FFFF
+_WORD = 4
+
+# Header words, one cache line each, so that the two sides never share a line.
+_MAGIC, _CAPACITY, _HEAD, _TAIL, _DROPPED, _PRODUCER, _CONSUMER = (i * 8 for i in range(7))
+
+
+class RingError(RuntimeError):
+    """A file that is not a ring of this version, or that holds a broken record."""
+
+
+def create_private_file(path: Path, size_bytes: int, header: bytes) -> None:
+    """Puts a zeroed file of ``size_bytes`` that starts with ``header`` at ``path``, unless one exists.
+
+    Two processes may race: the file appears whole or not at all, readable by this user only.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        os.ftruncate(handle, size_bytes)
+        os.pwrite(handle, header, 0)
+        with contextlib.suppress(FileExistsError):
+            os.link(name, path)
+    finally:
+        os.close(handle)
+        os.unlink(name)
+
+
+def map_private_file(path: Path) -> mmap.mmap:
+    """Maps a file for reading and writing; refuses one that belongs to another user."""
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        status = os.fstat(fd)
+        if status.st_uid != os.getuid():
+            raise RingError(f"{path}: belongs to user {status.st_uid}, not to {os.getuid()}")
+        if status.st_size < HEADER_BYTES:
+            raise RingError(f"{path}: {status.st_size} bytes are too few")
+        return mmap.mmap(fd, status.st_size)
+    finally:
+        os.close(fd)
+
+
+class _Ring:
+    def __init__(self, path: Path, capacity_bytes: int) -> None:
+        header = np.zeros(HEADER_BYTES // 8, np.uint64)
+        header[_MAGIC], header[_CAPACITY] = MAGIC, capacity_bytes
+        create_private_file(path, HEADER_BYTES + capacity_bytes, header.tobytes())
+        self._map = map_private_file(path)
+        self._header = memoryview(self._map)[:HEADER_BYTES].cast("Q")
+        if self._header[_MAGIC] != MAGIC:
+            raise RingError(f"{path}: not a ring of this version; remove it and start again")
+        self._capacity = self._header[_CAPACITY]
+        if self._capacity + HEADER_BYTES != len(self._map):
+            raise RingError(f"{path}: {len(self._map)} bytes, but the header says {self._capacity}")
+        self._bytes = memoryview(self._map)[HEADER_BYTES:]
+
+    @property
+    def dropped(self) -> int:
+        """Records that did not fit since the file was made."""
+        return self._header[_DROPPED]
+
+    @property
+    def producer_generation(self) -> int:
+        return self._header[_PRODUCER]
+
+    @property
+    def consumer_generation(self) -> int:
+        return self._header[_CONSUMER]
+
+    def close(self) -> None:
+        self._header.release()
+        self._bytes.release()
+        self._map.close()
+
+
+class RingProducer(_Ring):
+    """The writing side. There must be one only."""
+
+    def __init__(self, path: Path, capacity_bytes: int) -> None:
+        super().__init__(path, capacity_bytes)
+        self._header[_PRODUCER] += 1
+
+    def write(self, *parts: bytes | memoryview) -> bool:
+        """Appends one record made of ``parts``; False when it does not fit (dropped and counted)."""
+        size = sum(len(part) for part in parts)
+        need = _WORD + _padded(size)
+        head, tail = self._header[_HEAD], self._header[_TAIL]
+        at = head % self._capacity
+        skip = self._capacity - at if at + need > self._capacity else 0
+        if head + skip + need - tail > self._capacity:
+            self._header[_DROPPED] += 1
+            return False
+        if skip:
+            self._bytes[at : at + _WORD] = WRAP.to_bytes(_WORD, "little")
+            at = 0
+        self._bytes[at : at + _WORD] = size.to_bytes(_WORD, "little")
+        at += _WORD
+        for part in parts:
+            self._bytes[at : at + len(part)] = part
+            at += len(part)
+        # Published last: the consumer reads nothing beyond the head.
+        self._header[_HEAD] = head + skip + need
+        return True
+
+
+class RingConsumer(_Ring):
+    """The reading side. There must be one only. What was written before it came is skipped."""
+
+    def __init__(self, path: Path, capacity_bytes: int) -> None:
+        super().__init__(path, capacity_bytes)
+        self._header[_TAIL] = self._header[_HEAD]
+        self._header[_CONSUMER] += 1
+
+    def resynchronise(self) -> None:
+        """Skips what is in the ring and asks the producer to declare its requests again."""
+        self._header[_TAIL] = self._header[_HEAD]
+        self._header[_CONSUMER] += 1
+
+    def read(self) -> bytes | None:
+        """The oldest record, or None when there is none.
+
+        Raises:
+            RingError: the record's length is impossible; call ``resynchronise``.
+        """
+        head, tail = self._header[_HEAD], self._header[_TAIL]
+        while tail != head:
+            at = tail % self._capacity
+            size = int.from_bytes(self._bytes[at : at + _WORD], "little")
+            if size == WRAP:
+                tail += self._capacity - at
+                continue
+            if at + _WORD + size > self._capacity or tail + _WORD + size > head:
+                raise RingError(f"record of {size} bytes at {at} goes beyond what was written")
+            record = bytes(self._bytes[at + _WORD : at + _WORD + size])
+            self._header[_TAIL] = tail + _WORD + _padded(size)
+            return record
+        self._header[_TAIL] = tail
+        return None
+
+
+def _padded(size: int) -> int:
+    """Rounds up so that every record starts on a word, and a wrap mark always fits."""
+    return -(-size // _WORD) * _WORD

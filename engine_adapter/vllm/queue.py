@@ -1,0 +1,85 @@
+"""The waiting queue: the engine's own order, with the head of a plan in front of it while there is one."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
+
+from vllm.v1.core.sched.request_queue import RequestQueue
+from vllm.v1.request import Request
+
+
+class PlannedQueue(RequestQueue):
+    """First come, first served, until a plan says who comes first.
+
+    The plan names the head only, so applying it costs what the plan is long, however many requests wait. Requests that
+    it does not name follow in the engine's own order, which is never disturbed: dropping the plan restores it.
+    """
+
+    def __init__(self, requests: Iterable[Request] = ()) -> None:
+        self._own: OrderedDict[str, Request] = OrderedDict((r.request_id, r) for r in requests)
+        self._head: deque[str] = deque()
+
+    def follow(self, request_ids: Iterable[str]) -> None:
+        """Serves these first, in this order; ids that do not wait are passed over."""
+        self._head = deque(request_ids)
+
+    def add_request(self, request: Request) -> None:
+        self._own[request.request_id] = request
+
+    def peek_request(self) -> Request:
+        while self._head:
+            request = self._own.get(self._head[0])
+            if request is not None:
+                return request
+            self._head.popleft()
+        if not self._own:
+            raise IndexError("peek from an empty queue")
+        return next(iter(self._own.values()))
+
+    def pop_request(self) -> Request:
+        if not self._own:
+            raise IndexError("pop from an empty queue")
+        request = self.peek_request()
+        if self._head:
+            self._head.popleft()
+        return self._own.pop(request.request_id)
+
+    def prepend_request(self, request: Request) -> None:
+        """Puts a request first, in front of a plan too: the engine has to take it back."""
+        self.restore_request(request)
+        if self._head:
+            self._head.appendleft(request.request_id)
+
+    def restore_request(self, request: Request) -> None:
+        """Puts a request first in the engine's own order, behind the head of a plan."""
+        self._own[request.request_id] = request
+        self._own.move_to_end(request.request_id, last=False)
+
+    def prepend_requests(self, requests: Iterable[Request]) -> None:
+        """As vLLM's own queue does: each in front of the one before, so that they end up reversed."""
+        for request in requests:
+            self.prepend_request(request)
+
+    def remove_request(self, request: Request) -> None:
+        if self._own.pop(request.request_id, None) is None:
+            raise ValueError(f"request {request.request_id} does not wait")
+
+    def remove_requests(self, requests: Iterable[Request]) -> None:
+        for request in requests:
+            self._own.pop(request.request_id, None)
+
+    def __contains__(self, request_id: object) -> bool:
+        """Whether a request of this id waits."""
+        return request_id in self._own
+
+    def __bool__(self) -> bool:
+        return bool(self._own)
+
+    def __len__(self) -> int:
+        return len(self._own)
+
+    def __iter__(self) -> Iterator[Request]:
+        first = dict.fromkeys(name for name in self._head if name in self._own)
+        yield from (self._own[name] for name in first)
+        yield from (request for name, request in self._own.items() if name not in first)

@@ -1,0 +1,164 @@
+"""The scheduler mixin: applies the newest plan before each step, and reports each step.
+
+It sorts and preempts *before* vLLM's own ``schedule()`` and never copies a line of it: what a step may hold stays
+vLLM's decision. Without a living plan nothing is touched, and the engine serves in its own order.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request, RequestStatus
+
+from engine_adapter.board import BoardPlan, BoardReader
+from engine_adapter.records import Engine
+from engine_adapter.ring import RingProducer
+from engine_adapter.vllm import compat, settings
+from engine_adapter.vllm.queue import PlannedQueue
+from engine_adapter.vllm.reporter import Reporter
+
+logger = logging.getLogger("vllm.trail")
+
+if TYPE_CHECKING:
+    from vllm.v1.core.sched.scheduler import Scheduler as _Base
+else:
+    _Base = object
+
+
+class PlanMixin(_Base):
+    """Goes in front of one of vLLM's scheduler classes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        compat.check_version()
+        super().__init__(*args, **kwargs)
+        compat.check_config(self.vllm_config)
+        given = settings.read(self.vllm_config)
+        self._queue = PlannedQueue()
+        self.waiting = self._queue
+        self._board = BoardReader(given.paths.board)
+        self._reporter = Reporter(
+            RingProducer(given.paths.events, given.event_ring_bytes),
+            Engine(
+                max_running_requests=self.max_num_running_reqs,
+                kv_blocks=self.kv_cache_manager.block_pool.num_gpu_blocks,
+                kv_block_tokens=self.block_size,
+                step_token_budget=self.max_num_scheduled_tokens,
+            ),
+        )
+        self._plan: BoardPlan | None = None
+        self._ranks: dict[int, float] = {}
+        self._steps = 0
+        self._gone: list[int] = []
+        logger.info("trail: engine %s, rings in %s", given.engine_id, given.paths.folder)
+
+    def add_request(self, request: Request) -> None:
+        super().add_request(request)
+        self._reporter.arrived(self.requests[request.request_id])
+
+    def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
+        victims = self._apply_plan()
+        by_plan = len(self._gone)
+        output = super().schedule(*args, **kwargs)
+        for victim in victims:
+            self._queue.restore_request(victim)
+        self._steps += 1
+        self._reporter.step(
+            self._steps,
+            self.running,
+            output,
+            self._gone,
+            preempted_by_plan=by_plan,
+            plan_number=self._plan.number if self._plan else 0,
+            free_kv_blocks=self.kv_cache_manager.block_pool.get_num_free_blocks(),
+            waiting=len(self._queue),
+        )
+        self._gone = []
+        return output
+
+    def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        self._reporter.preempted(request, request.num_computed_tokens)
+        super()._preempt_request(request, *args, **kwargs)
+        self._gone.append(self._reporter.handle(request))
+
+    def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+        self._reporter.finished(request)
+        return super()._free_request(request, *args, **kwargs)
+
+    def _apply_plan(self) -> list[Request]:
+        """Brings queue and batch into the plan's order; returns whom it preempted.
+
+        Victims stay out of the waiting queue until the step is made: vLLM does not allow a request to be preempted and
+        resumed in one step.
+        """
+        newest = self._board.newest()
+        plan = newest or self._plan
+        if plan is None:
+            return []
+        if not plan.alive():
+            self._fail_open()
+            return []
+        victims: list[Request] = []
+        if newest is not None:
+            self._plan = newest
+            self._ranks = dict(zip(newest.handles.tolist(), newest.ranks.tolist(), strict=True))
+            names = map(self._reporter.request_id, newest.handles.tolist())
+            self._queue.follow([name for name in names if name is not None])
+            victims = self._preempt(newest)
+        self._sort_running()
+        return victims
+
+    def _fail_open(self) -> None:
+        """Back to the engine's own order: the plan on the board has run out."""
+        if self._plan is None:
+            return
+        self._plan, self._ranks = None, {}
+        self._queue.follow(())
+        self.running.sort(key=lambda request: request.arrival_time)
+        logger.info("trail: no living plan, back to the engine's own order")
+
+    def _sort_running(self) -> None:
+        """Best first: where KV blocks run out, vLLM evicts the last of the batch. Prefill chunks go behind decodes,
+        lest a long prompt of good rank takes the step's whole token budget."""
+        ranks, handle = self._ranks, self._reporter.handle
+        unranked = float("inf")
+        self.running.sort(key=lambda r: (r.is_prefill_chunk, ranks.get(handle(r), unranked)))
+
+    def _preempt(self, plan: BoardPlan) -> list[Request]:
+        """Carries out those preemptions whose guard still holds and whose beneficiary still needs the place."""
+        victims: list[Request] = []
+        free_slots = self.max_num_running_reqs - len(self.running)
+        rows = zip(plan.victims.tolist(), plan.guards.tolist(), plan.beneficiaries.tolist(), strict=True)
+        for victim_handle, only_if_age_below, beneficiary_handle in rows:
+            victim = self.requests.get(self._reporter.request_id(victim_handle) or "")
+            beneficiary = self._reporter.request_id(beneficiary_handle)
+            if victim is None or beneficiary not in self._queue or not self._preemptible(victim, only_if_age_below):
+                continue
+            if free_slots > 0 and self._fits(self.requests[beneficiary]):
+                free_slots -= 1
+                continue
+            self.running.remove(victim)
+            self._preempt_request(victim, time.monotonic())
+            self._queue.remove_request(victim)
+            victims.append(victim)
+        return victims
+
+    def _preemptible(self, victim: Request, only_if_age_below: int) -> bool:
+        return victim.status == RequestStatus.RUNNING and victim.num_output_tokens < only_if_age_below
+
+    def _fits(self, request: Request) -> bool:
+        """Whether there are free KV blocks for the whole of ``request``."""
+        free = self.kv_cache_manager.block_pool.get_num_free_blocks()
+        return free * self.block_size >= request.num_tokens
+
+
+class TrailScheduler(PlanMixin, Scheduler):
+    """For engines without asynchronous scheduling, as vLLM's CPU build."""
+
+
+class TrailAsyncScheduler(PlanMixin, AsyncScheduler):
+    """For engines with asynchronous scheduling."""

@@ -1,0 +1,52 @@
+"""Settings of the adapter inside the engine. They come through ``--additional-config``, which vLLM hashes into its
+compile cache: a graph compiled for other tapped layers is never reused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from engine_adapter.paths import EVENT_RING_BYTES, ROW_RING_BYTES, EnginePaths, engine_paths
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+
+class AdapterSettings(BaseModel):
+    """The value of ``trail`` in ``--additional-config``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    engine_id: str = "engine-0"
+    """Name of this engine, the same that its agent has."""
+    shm_root: Path | None = None
+    """Folder of the rings; default: a private folder in shared memory."""
+    layers: tuple[int, ...] = ()
+    """Hidden layers to tap, as in transformers' ``hidden_states[L]``; none: nothing is tapped."""
+    row_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    """How vectors travel."""
+    predict_every_tokens: int = Field(1, ge=1)
+    """K: a decode row is shipped at every K-th age."""
+    event_ring_bytes: int = Field(EVENT_RING_BYTES, ge=1 << 16, multiple_of=4)
+    row_ring_bytes: int = Field(ROW_RING_BYTES, ge=1 << 16, multiple_of=4)
+
+    @property
+    def paths(self) -> EnginePaths:
+        return engine_paths(self.engine_id, self.shm_root)
+
+
+def read(vllm_config: VllmConfig) -> AdapterSettings:
+    """The adapter's settings.
+
+    Raises:
+        ValueError: a field is unknown or wrong; the message names it.
+    """
+    given = vllm_config.additional_config
+    values = given.get("trail", {}) if isinstance(given, dict) else {}
+    try:
+        return AdapterSettings.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(f"trail.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ValueError(f"--additional-config: {faults}") from None

@@ -1,0 +1,76 @@
+"""Workers with the hidden tap, for ``--worker-cls``."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
+from vllm.v1.worker.cpu_worker import CPUWorker
+from vllm.v1.worker.gpu_worker import Worker
+
+from engine_adapter.ring import RingProducer
+from engine_adapter.vllm import compat, settings
+from engine_adapter.vllm.runner_v1 import newest_pass
+from engine_adapter.vllm.tap import Tap
+
+logger = logging.getLogger("vllm.trail")
+
+if TYPE_CHECKING:
+    from vllm.v1.worker.gpu_worker import Worker as _Base
+else:
+    _Base = object
+
+
+class TapMixin(_Base):
+    """Goes in front of one of vLLM's worker classes."""
+
+    _tap: Tap | None = None
+
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        """Loads the model and makes it return the tapped layers.
+
+        Raises:
+            UnsupportedEngine: this model or this runner cannot be tapped; the message says which.
+        """
+        compat.check_config(self.vllm_config)
+        super().load_model(*args, **kwargs)
+        layers = settings.read(self.vllm_config).layers
+        if not layers:
+            return
+        if getattr(self, "use_v2_model_runner", False):
+            raise compat.UnsupportedEngine("the V2 model runner cannot be tapped yet: set VLLM_USE_V2_MODEL_RUNNER=0")
+        model = self.model_runner.get_model()
+        if not hasattr(model, "set_aux_hidden_state_layers"):
+            raise compat.UnsupportedEngine(f"{type(model).__name__} has no auxiliary hidden states to tap")
+        hidden_layers = self.model_config.hf_text_config.num_hidden_layers
+        if not all(0 <= layer < hidden_layers for layer in layers):
+            raise compat.UnsupportedEngine(f"trail.layers {layers}: the model has layers 0 to {hidden_layers - 1}")
+        model.set_aux_hidden_state_layers(tuple(layers))
+        self.model_runner.use_aux_hidden_state_outputs = True
+
+    def compile_or_warm_up_model(self, *args: Any, **kwargs: Any) -> Any:
+        """Warms up, then arms the tap: warm-up samples for requests that nobody sent."""
+        result = super().compile_or_warm_up_model(*args, **kwargs)
+        given = settings.read(self.vllm_config)
+        # The tapped state is the same on every tensor-parallel rank: one of them ships it.
+        if given.layers and get_tensor_model_parallel_rank() == 0:
+            ring = RingProducer(given.paths.rows, given.row_ring_bytes)
+            self._tap = Tap(given.row_dtype, given.predict_every_tokens, ring.write)
+            logger.info("trail: layers %s tapped, rows as %s", list(given.layers), given.row_dtype)
+        return result
+
+    def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
+        if self._tap is not None:
+            newest = newest_pass(self.model_runner)
+            if newest is not None:
+                self._tap.capture(*newest)
+        return super().sample_tokens(*args, **kwargs)
+
+
+class TrailCPUWorker(TapMixin, CPUWorker):
+    """For vLLM's CPU build."""
+
+
+class TrailGPUWorker(TapMixin, Worker):
+    """For CUDA."""
