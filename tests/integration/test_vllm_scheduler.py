@@ -1,0 +1,260 @@
+"""The mixin over vLLM's real scheduler classes."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("vllm")
+
+from engine_adapter.board import BoardPlan, BoardWriter
+from engine_adapter.paths import EnginePaths, engine_paths
+from engine_adapter.records import Arrived, Engine, Finished, Record, Step, handle_of, unpack
+from engine_adapter.ring import RingConsumer
+from engine_adapter.vllm.scheduler import TrailAsyncScheduler, TrailScheduler
+from tests.integration.vllm_engine import PretendEngine, expected_output
+
+BOTH = pytest.mark.parametrize(("scheduler", "depth"), [(TrailScheduler, 1), (TrailAsyncScheduler, 2)])
+
+
+class Attached:
+    """An engine with what its agent would hold."""
+
+    def __init__(self, folder: Path, scheduler: type, depth: int, *, blocks: int = 400, slots: int = 8) -> None:
+        self.paths: EnginePaths = engine_paths("e0", folder / "shm")
+        self.events = RingConsumer(self.paths.events, 1 << 22)
+        self.board = BoardWriter(self.paths.board)
+        trail = {"engine_id": "e0", "shm_root": str(folder / "shm"), "event_ring_bytes": 1 << 22}
+        self.engine = PretendEngine(folder / "model", scheduler, trail=trail, depth=depth, blocks=blocks, slots=slots)
+        self._plans = 0
+
+    def plan(
+        self,
+        order: list[str],
+        preempt: list[tuple[str, int, str]] = (),
+        ttl_s: float = 60.0,  # type: ignore[assignment]
+    ) -> int:
+        """Publishes a plan: names best first, and (victim, guard, beneficiary)."""
+        self._plans += 1
+        self.board.publish(
+            BoardPlan(
+                number=self._plans,
+                expires_ns=time.monotonic_ns() + int(ttl_s * 1e9),
+                handles=np.array([handle_of(name) for name in order], np.uint64),
+                ranks=np.arange(len(order), dtype=np.float32),
+                victims=np.array([handle_of(v) for v, _, _ in preempt], np.uint64),
+                guards=np.array([g for _, g, _ in preempt], np.uint32),
+                beneficiaries=np.array([handle_of(b) for _, _, b in preempt], np.uint64),
+            )
+        )
+        return self._plans
+
+    def read(self) -> list[Record]:
+        records: list[Record] = []
+        while (record := self.events.read()) is not None:
+            records.append(unpack(record))
+        return records
+
+    @property
+    def running(self) -> list[str]:
+        return [request.request_id for request in self.engine.scheduler.running]
+
+    @property
+    def waiting(self) -> list[str]:
+        return [request.request_id for request in self.engine.scheduler.waiting]
+
+
+def _requests(random_: random.Random, count: int) -> dict[str, tuple[list[int], int]]:
+    return {
+        f"r{i}": ([random_.randrange(1000) for _ in range(random_.randrange(1, 150))], random_.randrange(1, 80))
+        for i in range(count)
+    }
+
+
+@BOTH
+@pytest.mark.parametrize("blocks", [400, 60])
+def test_random_plans_every_step_change_no_token(tmp_path: Path, scheduler: type, depth: int, blocks: int) -> None:
+    """Any order, any preemption, KV blocks plenty or short: every output is what the model says."""
+    dice = random.Random(7)
+    attached = Attached(tmp_path, scheduler, depth, blocks=blocks)
+    requests = _requests(dice, 60)
+    for name, (prompt, length) in requests.items():
+        attached.engine.add(name, prompt, length)
+    for _ in range(100_000):
+        if not attached.engine.scheduler.has_unfinished_requests():
+            break
+        living = attached.running + attached.waiting
+        dice.shuffle(living)
+        pairs = zip(dice.sample(attached.running, min(2, len(attached.running))), attached.waiting, strict=False)
+        attached.plan(
+            living, [(victim, dice.randrange(1, 200), b) for victim, b in pairs] if dice.random() < 0.4 else []
+        )
+        attached.engine.step()
+    attached.engine.finish()
+    assert attached.engine.outputs == {n: expected_output(*r) for n, r in requests.items()}
+    steps = [r for r in attached.read() if isinstance(r, Step)]
+    assert sum(step.preempted_by_plan for step in steps) > 20
+
+
+@BOTH
+def test_without_a_plan_the_order_is_vllms_own(tmp_path: Path, scheduler: type, depth: int) -> None:
+    """Step by step the same batches as the stock class, evictions included."""
+    stock = next(base for base in scheduler.__mro__ if base.__module__.startswith("vllm."))
+    attached = Attached(tmp_path, scheduler, depth, blocks=60)
+    plain = PretendEngine(tmp_path / "model", stock, trail=None, depth=depth, blocks=60, slots=8)
+    for name, (prompt, length) in _requests(random.Random(3), 40).items():
+        attached.engine.add(name, prompt, length)
+        plain.add(name, prompt, length)
+    while plain.scheduler.has_unfinished_requests():
+        attached.engine.step()
+        plain.step()
+        assert attached.running == [request.request_id for request in plain.scheduler.running]
+    assert attached.engine.outputs == plain.outputs
+    assert attached.engine.worker.scheduled_tokens == plain.worker.scheduled_tokens
+
+
+@BOTH
+def test_the_plan_decides_who_is_admitted(tmp_path: Path, scheduler: type, depth: int) -> None:
+    attached = Attached(tmp_path, scheduler, depth, slots=2)
+    for name in "abcd":
+        attached.engine.add(name, [1, 2, 3], 50)
+    attached.plan(["d", "b", "a"])
+    attached.engine.step()
+    assert attached.running == ["d", "b"]
+    assert attached.waiting == ["a", "c"]
+
+
+@BOTH
+def test_a_victim_gives_way_and_its_guard_protects_it(tmp_path: Path, scheduler: type, depth: int) -> None:
+    attached = Attached(tmp_path, scheduler, depth, slots=2)
+    for name in "abcd":
+        attached.engine.add(name, [1, 2, 3], 50)
+    for _ in range(10):
+        attached.engine.step()
+    attached.read()
+    attached.plan(["c", "d", "a", "b"], preempt=[("a", 1000, "c"), ("b", 5, "d")])
+    attached.engine.step()
+    assert attached.running == ["b", "c"], "a gave way to c; b is past its guard and stays"
+    steps = [record for record in attached.read() if isinstance(record, Step)]
+    assert steps[-1].preempted.tolist() == [handle_of("a")]
+    assert steps[-1].preempted_by_plan == 1
+    attached.engine.finish()
+    assert attached.engine.outputs == {name: expected_output([1, 2, 3], 50) for name in "abcd"}
+
+
+@BOTH
+def test_no_one_is_preempted_while_there_is_room(tmp_path: Path, scheduler: type, depth: int) -> None:
+    attached = Attached(tmp_path, scheduler, depth, slots=4)
+    for name in "ab":
+        attached.engine.add(name, [1, 2, 3], 50)
+    attached.engine.step()
+    attached.engine.add("c", [4], 5)
+    attached.plan(["c", "a", "b"], preempt=[("b", 1000, "c")])
+    attached.engine.step()
+    assert sorted(attached.running) == ["a", "b", "c"]
+
+
+@BOTH
+def test_an_expired_plan_gives_back_the_engines_own_order(tmp_path: Path, scheduler: type, depth: int) -> None:
+    attached = Attached(tmp_path, scheduler, depth, slots=2)
+    for name in "abcdef":
+        attached.engine.add(name, [1, 2, 3], 50)
+    attached.plan(["f", "e", "d", "c", "b", "a"], ttl_s=0.5)
+    attached.engine.step()
+    assert attached.waiting == ["d", "c", "b", "a"]
+    time.sleep(0.55)
+    attached.engine.step()
+    assert attached.running == ["e", "f"]
+    assert attached.waiting == ["a", "b", "c", "d"]
+    attached.plan(["d"])
+    attached.engine.step()
+    assert attached.waiting == ["d", "a", "b", "c"], "a new plan is followed again"
+    attached.board.withdraw()
+    attached.engine.step()
+    assert attached.waiting == ["a", "b", "c", "d"], "a withdrawn plan ends at once"
+
+
+@BOTH
+def test_a_plan_of_strangers_changes_nothing(tmp_path: Path, scheduler: type, depth: int) -> None:
+    attached = Attached(tmp_path, scheduler, depth, slots=2)
+    for name in "abc":
+        attached.engine.add(name, [1, 2, 3], 5)
+    attached.plan(["x", "y"], preempt=[("x", 9, "y"), ("a", 9, "x"), ("x", 9, "a"), ("c", 9, "b")])
+    attached.engine.step()
+    assert attached.running == ["a", "b"]
+    attached.engine.finish()
+    assert attached.engine.outputs == {name: expected_output([1, 2, 3], 5) for name in "abc"}
+
+
+@BOTH
+def test_a_request_that_waits_or_runs_can_be_aborted_under_a_plan(tmp_path: Path, scheduler: type, depth: int) -> None:
+    from vllm.v1.request import RequestStatus
+
+    attached = Attached(tmp_path, scheduler, depth, slots=2)
+    for name in "abcd":
+        attached.engine.add(name, [1, 2, 3], 20)
+    attached.plan(["d", "c", "b", "a"])
+    attached.engine.step()
+    attached.engine.scheduler.finish_requests(["d", "b"], RequestStatus.FINISHED_ABORTED)
+    attached.plan(["d", "b", "c", "a"], preempt=[("d", 99, "b")])
+    attached.engine.step()
+    assert sorted(attached.running) == ["a", "c"]
+    attached.engine.finish()
+    assert attached.engine.outputs["a"] == expected_output([1, 2, 3], 20)
+
+
+@BOTH
+def test_the_events_tell_each_request_from_arrival_to_outcome(tmp_path: Path, scheduler: type, depth: int) -> None:
+    attached = Attached(tmp_path, scheduler, depth, slots=2)
+    attached.engine.add("a", [5, 6, 7], 30, trail_output_tokens=30, trail_tenant="t")
+    attached.engine.add("b", [1], 8)
+    attached.engine.add("c", [1], 4)
+    for _ in range(5):
+        attached.engine.step()
+    attached.plan(["c", "b", "a"], preempt=[("a", 100, "c")])
+    attached.engine.finish()
+    records = attached.read()
+    assert records[0] == Engine(2, 400, 16, 64)
+    arrived = next(r for r in records if isinstance(r, Arrived) and r.request_id == "a")
+    assert (arrived.declared_output_tokens, arrived.tenant, arrived.max_tokens) == (30, "t", 30)
+    assert arrived.prompt_token_ids.tolist() == [5, 6, 7]
+    outcome = next(r for r in records if isinstance(r, Finished) and r.handle == handle_of("a"))
+    assert (outcome.output_tokens, outcome.reason, outcome.preemptions) == (30, 2, 1)
+    assert 0 < outcome.time_to_first_token_s < outcome.latency_s
+    assert outcome.recomputed_tokens > 0
+    assert [r.step for r in records if isinstance(r, Step)] == sorted(r.step for r in records if isinstance(r, Step))
+
+
+@BOTH
+def test_an_agent_that_comes_later_hears_of_every_living_request(tmp_path: Path, scheduler: type, depth: int) -> None:
+    attached = Attached(tmp_path, scheduler, depth, slots=2)
+    for name in "abc":
+        attached.engine.add(name, [1, 2, 3], 20)
+    for _ in range(6):
+        attached.engine.step()
+    attached.events = RingConsumer(attached.paths.events, 1 << 22)
+    assert attached.read() == []
+    attached.engine.step()
+    records = attached.read()
+    assert isinstance(records[0], Engine)
+    ages = {r.request_id: r.age_tokens for r in records if isinstance(r, Arrived)}
+    assert set(ages) == {"a", "b", "c"}
+    assert ages["a"] > 0
+    assert ages["c"] == 0
+
+
+@BOTH
+def test_a_full_ring_delays_nobody(tmp_path: Path, scheduler: type, depth: int) -> None:
+    attached = Attached(tmp_path, scheduler, depth)
+    requests = _requests(random.Random(5), 100)
+    for name, (prompt, length) in requests.items():
+        attached.engine.add(name, prompt * 8, length)
+    attached.engine.scheduler._reporter._ring._capacity = 4096  # as if the ring were tiny
+    attached.engine.finish()
+    assert attached.engine.outputs == {n: expected_output(p * 8, k) for n, (p, k) in requests.items()}
+    assert attached.events.dropped > 0

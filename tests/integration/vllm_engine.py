@@ -1,0 +1,156 @@
+"""vLLM's real scheduler classes, driven by a pretend worker that keeps several steps in flight.
+
+The worker knows of a request only what the scheduler tells it, and "samples" a token that depends on every token before
+it: one token lost, repeated or recomputed wrongly changes all that follow.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from vllm.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig, VllmConfig
+from vllm.sampling_params import SamplingParams
+from vllm.utils.hashing import sha256
+from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request
+from vllm.v1.structured_output import StructuredOutputManager
+
+BLOCK_TOKENS = 16
+VOCABULARY = 1000
+
+
+def sample(tokens: list[int]) -> int:
+    """The pretend model: a token that depends on all tokens so far."""
+    return zlib.crc32(np.array(tokens, np.int64).tobytes()) % VOCABULARY
+
+
+def expected_output(prompt: list[int], length: int) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(length):
+        tokens.append(sample(tokens))
+    return tokens[len(prompt) :]
+
+
+class PretendWorker:
+    """Executes steps at once and answers them ``depth`` steps later."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, list[int]] = {}
+        self.scheduled_tokens = 0
+
+    def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
+        for request in output.finished_req_ids:
+            self.tokens.pop(request, None)
+        computed: dict[str, int] = {}
+        for new in output.scheduled_new_reqs:
+            self.tokens[new.req_id] = list(new.prefill_token_ids or new.prompt_token_ids or ())
+            computed[new.req_id] = new.num_computed_tokens
+        cached = output.scheduled_cached_reqs
+        for name, position in zip(cached.req_ids, cached.num_computed_tokens, strict=True):
+            computed[name] = position
+            if name in cached.resumed_req_ids and name in cached.all_token_ids:
+                self.tokens[name] = list(cached.all_token_ids[name])
+        names = list(output.num_scheduled_tokens)
+        return ModelRunnerOutput(
+            req_ids=names,
+            req_id_to_index={name: i for i, name in enumerate(names)},
+            sampled_token_ids=[self._step(n, computed[n], output.num_scheduled_tokens[n]) for n in names],
+            prompt_logprobs_dict={},
+        )
+
+    def _step(self, name: str, computed: int, scheduled: int) -> list[int]:
+        tokens = self.tokens[name]
+        self.scheduled_tokens += scheduled
+        assert computed + scheduled <= len(tokens), f"{name}: asked for tokens that nobody knows"
+        if computed + scheduled < len(tokens):
+            return []
+        tokens.append(sample(tokens))
+        return [tokens[-1]]
+
+
+class PretendEngine:
+    """A scheduler of class ``scheduler`` and the worker, ``depth`` steps in flight."""
+
+    def __init__(
+        self, folder: Path, scheduler: type, *, trail: dict[str, Any] | None, depth: int, blocks: int, slots: int
+    ) -> None:
+        config = _config(folder, slots, asynchronous=depth > 1, trail=trail)
+        config.cache_config.num_gpu_blocks = blocks
+        spec = FullAttentionSpec(block_size=BLOCK_TOKENS, num_kv_heads=1, head_size=16, dtype=torch.float16)
+        init_none_hash(sha256)
+        self._hasher = get_request_block_hasher(BLOCK_TOKENS, sha256)
+        self.scheduler = scheduler(
+            vllm_config=config,
+            kv_cache_config=KVCacheConfig(
+                num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]
+            ),
+            structured_output_manager=StructuredOutputManager(config),
+            block_size=BLOCK_TOKENS,
+            log_stats=True,
+        )
+        self.worker = PretendWorker()
+        self.outputs: dict[str, list[int]] = {}
+        self._depth = depth
+        self._flying: deque[tuple[SchedulerOutput, ModelRunnerOutput]] = deque()
+
+    def add(self, name: str, prompt: list[int], length: int, **extra: Any) -> None:
+        parameters = SamplingParams(max_tokens=length, ignore_eos=True, extra_args=extra or None)
+        self.outputs[name] = []
+        request = Request(name, prompt, parameters, None, block_hasher=self._hasher)
+        self.scheduler.add_request(request)
+
+    def step(self) -> None:
+        """Schedules one step, and delivers the answer of the oldest where enough are in flight."""
+        if self.scheduler.has_requests():
+            output = self.scheduler.schedule()
+            self._flying.append((output, self.worker.execute(output)))
+        if self._flying and (len(self._flying) >= self._depth or not self._flying[-1][0].num_scheduled_tokens):
+            self._deliver()
+
+    def finish(self, limit: int = 100_000) -> None:
+        for _ in range(limit):
+            if not self.scheduler.has_unfinished_requests():
+                while self._flying:
+                    self._deliver()
+                self.step()
+                return
+            self.step()
+        raise AssertionError(f"still unfinished after {limit} steps")
+
+    def _deliver(self) -> None:
+        for outputs in self.scheduler.update_from_output(*self._flying.popleft()).values():
+            for output in outputs.outputs:
+                self.outputs[output.request_id].extend(output.new_token_ids)
+
+
+def _config(folder: Path, slots: int, *, asynchronous: bool, trail: dict[str, Any] | None) -> VllmConfig:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(
+        json.dumps({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1,
+            "num_attention_heads": 1, "num_key_value_heads": 1, "intermediate_size": 16, "vocab_size": VOCABULARY,
+            "max_position_embeddings": 4096,
+        })
+    )  # fmt: skip
+    model = ModelConfig(model=str(folder), skip_tokenizer_init=True, dtype="float16", max_model_len=2048)
+    scheduler = SchedulerConfig(
+        max_num_seqs=slots, max_num_batched_tokens=64, max_model_len=2048, enable_chunked_prefill=True,
+        is_encoder_decoder=False, async_scheduling=asynchronous,
+    )  # fmt: skip
+    cache = CacheConfig(block_size=BLOCK_TOKENS, enable_prefix_caching=True)
+    return VllmConfig(
+        model_config=model,
+        scheduler_config=scheduler,
+        cache_config=cache,
+        device_config=DeviceConfig("cpu"),
+        additional_config={"trail": trail} if trail else {},
+    )
