@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +36,12 @@ class Attached:
     def plan(
         self,
         order: list[str],
-        preempt: list[tuple[str, int, str]] = (),
-        ttl_s: float = 60.0,  # type: ignore[assignment]
+        preempt: Iterable[tuple[str, int, str]] = (),
+        ttl_s: float = 60.0,
     ) -> int:
         """Publishes a plan: names best first, and (victim, guard, beneficiary)."""
         self._plans += 1
+        preempt = list(preempt)
         self.board.publish(
             BoardPlan(
                 number=self._plans,

@@ -1,0 +1,48 @@
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint proto lock clean
+
+help:  ## Lists the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY)  ## Installs everything into .venv
+
+demo: $(READY)  ## Compares vLLM's own order with TRAIL's on a real vLLM (about 15 minutes on two cores)
+	trail demo
+
+test: lint  ## Lint, types and all tests
+	pytest
+
+lint: $(READY)  ## ruff, mypy, buf
+	ruff check .
+	ruff format --check .
+	mypy
+	buf lint proto
+
+proto: $(READY)  ## Generates trail.v1 from the contract
+	proto/generate.sh
+
+lock:  ## Pins what is installed now, for machines without a GPU
+	pip freeze --exclude-editable --exclude trail-sidecar | grep -vE '^(torchvision|torchaudio|torchcodec)==' \
+	    | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' > requirements-cpu.lock
+
+clean:  ## Removes what was made here
+	rm -rf $(VENV) out
+
+# A GPU machine takes vLLM's CUDA build; any other the pinned CPU build. Without --no-deps, the CPU build would bring a
+# CUDA build of torchvision, which breaks `import transformers`.
+$(READY): pyproject.toml requirements-cpu.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	@if command -v nvidia-smi >/dev/null; then set -x; \
+	    $(BIN)/pip install --quiet --editable '.[vllm,gpu,demo,train,dev]'; \
+	else set -x; \
+	    $(BIN)/pip install --quiet --no-deps --requirement requirements-cpu.lock && \
+	    $(BIN)/pip install --quiet --no-deps --editable .; \
+	fi
+	touch $@

