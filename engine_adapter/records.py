@@ -20,6 +20,9 @@ ARRIVED, STEP, FINISHED, ENGINE, ROWS = range(1, 6)
 DTYPES: dict[int, np.dtype[np.generic]] = {1: np.dtype(np.float16), 2: np.dtype(np.uint16), 3: np.dtype(np.float32)}
 """Codes of trail.v1.Dtype; bfloat16 travels as its bits."""
 
+MAX_NAME_BYTES = 256
+"""Of a request id and of a tenant."""
+
 _ARRIVED = struct.Struct("<BQdIIIiIHH")
 _STEP = struct.Struct("<BQQQdIIIII")
 _FINISHED = struct.Struct("<BQBIddII")
@@ -34,6 +37,16 @@ def handle_of(request_id: str) -> int:
     requests share a handle with probability 3e-12.
     """
     return int.from_bytes(hashlib.blake2b(request_id.encode(), digest_size=8).digest(), "little") or 1
+
+
+def _short(text: str) -> bytes:
+    """UTF-8 of ``text``; one beyond the contract's 256 bytes ends in its hash, so that it stays unique."""
+    encoded = text.encode()
+    if len(encoded) <= MAX_NAME_BYTES:
+        return encoded
+    suffix = f"~{handle_of(text):016x}".encode()
+    start = encoded[: MAX_NAME_BYTES - len(suffix)].decode(errors="ignore").encode()
+    return start + suffix
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +79,7 @@ class Arrived:
     prompt_token_ids: Counts
 
     def pack(self) -> bytes:
-        name, tenant = self.request_id.encode()[:256], self.tenant.encode()[:256]
+        name, tenant = _short(self.request_id), _short(self.tenant)
         return b"".join((
             _ARRIVED.pack(
                 ARRIVED, self.handle, self.arrival_time_s, self.age_tokens, self.max_tokens,

@@ -60,6 +60,9 @@ def map_private_file(path: Path) -> mmap.mmap:
 
 class _Ring:
     def __init__(self, path: Path, capacity_bytes: int) -> None:
+        if capacity_bytes % _WORD:
+            # A wrap mark would not fit into the last bytes.
+            raise ValueError(f"capacity_bytes: {capacity_bytes} is not a multiple of {_WORD}")
         header = np.zeros(HEADER_BYTES // 8, np.uint64)
         header[_MAGIC], header[_CAPACITY] = MAGIC, capacity_bytes
         create_private_file(path, HEADER_BYTES + capacity_bytes, header.tobytes())
@@ -99,7 +102,10 @@ class RingProducer(_Ring):
         self._header[_PRODUCER] += 1
 
     def write(self, *parts: bytes | memoryview) -> bool:
-        """Appends one record made of ``parts``; False when it does not fit (dropped and counted)."""
+        """Appends one record made of ``parts``; False when it does not fit (dropped and counted).
+
+        An empty ring has room for any record of up to half its capacity.
+        """
         size = sum(len(part) for part in parts)
         need = _WORD + _padded(size)
         head, tail = self._header[_HEAD], self._header[_TAIL]
@@ -146,6 +152,8 @@ class RingConsumer(_Ring):
             size = int.from_bytes(self._bytes[at : at + _WORD], "little")
             if size == WRAP:
                 tail += self._capacity - at
+                if tail > head:
+                    raise RingError(f"wrap mark at {at} goes beyond what was written")
                 continue
             if at + _WORD + size > self._capacity or tail + _WORD + size > head:
                 raise RingError(f"record of {size} bytes at {at} goes beyond what was written")

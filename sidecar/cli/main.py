@@ -98,7 +98,7 @@ def scheduler(context: typer.Context) -> None:
 @app.command(context_settings=PASS_ON)
 def agent(context: typer.Context) -> None:
     """Runs the agent beside an engine that `trail serve` did not start (--help lists its settings)."""
-    from engine_adapter.agent.process import main
+    from engine_adapter.agent.__main__ import main
 
     main(context.args)
 

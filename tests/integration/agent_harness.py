@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from engine_adapter.simulated.request import SimulatedRequest
 
 ENGINE_ID = "engine-test"
 CAPACITY = Engine(max_running_requests=4, kv_blocks=200, kv_block_tokens=16, step_token_budget=256)
-DEADLINE_S = 15.0
+DEADLINE_S = 30.0
 STEP_S = 0.005
 
 
@@ -44,7 +45,7 @@ class Harness:
         )
         self._submitted = 0
 
-    def submit(self, count: int = 1, *, output_tokens: int = 100_000 // 64, prompt_tokens: int = 8) -> list[str]:
+    def submit(self, count: int = 1, *, output_tokens: int = 1500, prompt_tokens: int = 8) -> list[str]:
         """New requests, long-lived unless told otherwise; returns their ids."""
         names = [f"request-{self._submitted + index}" for index in range(count)]
         self._submitted += count
@@ -95,6 +96,7 @@ class AgentProcess:
         """SIGTERM; returns what it logged."""
         assert self.process is not None
         if self.process.returncode is None:
+            self.process.send_signal(signal.SIGCONT)
             self.process.terminate()
         async with asyncio.timeout(DEADLINE_S):
             _, errors = await self.process.communicate()

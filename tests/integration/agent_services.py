@@ -123,7 +123,7 @@ class Served:
         return f"127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.http2.max_ping_strikes", 0)])
         if isinstance(self.servicer, Predictor):
             predictor_pb2_grpc.add_PredictorServiceServicer_to_server(self.servicer, server)
         else:

@@ -15,7 +15,7 @@ from scheduler_service.settings import SchedulerSettings
 from sidecar.redis import keys
 from tests.conftest import Valkey
 
-DEADLINE_S = 4.0
+DEADLINE_S = 20.0
 PROMPT_TOKENS = 10
 INCARNATION = 0xFEEDFACE
 

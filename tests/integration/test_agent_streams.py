@@ -1,10 +1,12 @@
 """The agent between a simulated engine and two recording services, over real gRPC and real rings."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from trail.v1 import scheduler_pb2
@@ -214,10 +216,8 @@ async def test_a_second_agent_for_one_engine_is_refused_with_one_line(site: Site
 
 
 async def test_statistics_tell_what_was_used(site: Site) -> None:
-    # The first step names the living; from then on every request gets its rows and its error is known at its end.
-    site.harness.submit(3, output_tokens=30)
-    await site.harness.until(lambda: site.engine.plan)
-    site.harness.submit(3, output_tokens=30)
+    await site.harness.until(lambda: site.scheduler.opens and site.predictor.opens)
+    site.harness.submit(6, output_tokens=30)
     await site.harness.until(lambda: not site.engine.living)
     await site.harness.until(lambda: site.harness.statistics()["counters"]["requests_finished"] == 6, stepping=False)
     numbers = site.harness.statistics()
@@ -230,3 +230,15 @@ async def test_statistics_tell_what_was_used(site: Site) -> None:
     assert numbers["mean_absolute_error_tokens"] == 10.0
     assert numbers["prediction_age_tokens_p50"] == pytest.approx(1, abs=2)
     assert numbers["living_requests"] == 0
+
+
+async def test_prometheus_sees_the_same_numbers(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    async with running(tmp_path, metrics_port=str(port)) as site, httpx.AsyncClient() as client:
+        site.harness.submit(2)
+        await site.harness.until(lambda: site.engine.plan)
+        text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
+        assert 'trail_agent_connected{link="scheduler_link"} 1.0' in text
+        assert "trail_agent_living_requests 2.0" in text
+        assert "trail_agent_rows_shipped_total" in text

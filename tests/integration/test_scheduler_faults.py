@@ -51,6 +51,22 @@ async def test_plans_stop_within_their_time_to_live_after_the_predictors_last_an
         assert plan.ttl_ms > min(lives)
 
 
+async def test_a_predictor_that_speaks_without_predicting_does_not_keep_plans_alive(valkey: Valkey):
+    predictor = Predictor(valkey, ENGINE)
+    async with (
+        running_scheduler(valkey, plan_ttl_ms=200) as channel,
+        engine(channel, ENGINE, handles=(1,)) as connected,
+    ):
+        await predictor.listened_to()
+        for age in range(1, 30):
+            await connected.step({1: age})
+            predictor.publish(age, {} if age % 2 else {1: float("nan")})
+            await asyncio.sleep(0.02)
+        seen = len(connected.plans)
+        await drive(connected, 30, 10)
+        assert len(connected.plans) == seen
+
+
 async def test_a_killed_store_stops_plans_and_health_and_both_come_back_by_themselves(valkey: Valkey):
     predictor = Predictor(valkey, ENGINE)
     async with running_scheduler(valkey) as channel, engine(channel, ENGINE, handles=(1, 2)) as connected:

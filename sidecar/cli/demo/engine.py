@@ -16,6 +16,8 @@ from pathlib import Path
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from sidecar.cli.serve import stock_command
+
 SERVED_NAME = "smollm2"
 START_TIMEOUT_S = 240.0
 
@@ -71,7 +73,7 @@ def engine_flags(slots: int, port: int) -> list[str]:
 def stock_engine(model: Path, slots: int, cores: Cores | None, log: Path) -> Iterator[Server]:
     """vLLM as it is."""
     port = free_port()
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model), *engine_flags(slots, port)]
+    command = [*stock_command(str(model)), *engine_flags(slots, port)]
     with _server(command, port, cores, log) as server:
         yield server
 

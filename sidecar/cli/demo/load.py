@@ -71,14 +71,14 @@ async def _send(
         async def one(index: int) -> Sample:
             await asyncio.sleep(start_s + arrivals_s[index] - time.perf_counter())
             declared = {"trail_output_tokens": lengths[index]} if lengths is not None else {}
-            sample = await _request(client, prompts[index], index, sampling, declared)
+            sample = await request(client, prompts[index], index, sampling, declared)
             done()
             return sample
 
         return await asyncio.gather(*(one(i) for i in range(len(prompts))))
 
 
-async def _request(
+async def request(
     client: httpx.AsyncClient, prompt: str, seed: int, sampling: Sampling, declared: dict[str, int]
 ) -> Sample:
     body: dict[str, Any] = {

@@ -21,7 +21,8 @@ def test_use_counts_running_requests_whose_rank_rests_on_a_prediction() -> None:
     counters = Counters()
     book = PlanBook(counters)
     book.add(5, handles("a", "b", "c", "waiting"), ages(7, NO_PREDICTION_AGE, 0, 0))
-    book.stepped(step(1, {"a": 9, "b": 9, "c": 9, "unplanned": 9}, plan=5))
+    unplanned = {f"unplanned-{number}": 9 for number in range(20)}
+    book.stepped(step(1, {"a": 9, "b": 9, "c": 9, **unplanned}, plan=5))
     assert counters.predictions_used == 2
     assert (counters.refined_predictions_used, counters.predictions_used_past_first_token) == (1, 2)
     assert np.flatnonzero(book.age_histogram).tolist() == [2, 9]

@@ -6,9 +6,9 @@ from tests.unit.engine_adapter.samples import rows
 
 
 def test_the_newest_row_of_each_request_wins() -> None:
-    merged = newest(rows({"a": 4, "b": 9}, number=1), rows({"b": 10, "c": 1}, number=2))
+    merged = newest(rows({"a": 4, "b": 9}, number=1), rows({"b": 10, "c": 1, "d": 2}, number=2))
     ages = dict(zip(merged.handles.tolist(), merged.ages.tolist(), strict=True))
-    assert ages == {handle_of("a"): 4, handle_of("b"): 10, handle_of("c"): 1}
+    assert ages == {handle_of("a"): 4, handle_of("b"): 10, handle_of("c"): 1, handle_of("d"): 2}
     by_handle = dict(zip(merged.handles.tolist(), merged.vectors.tolist(), strict=True))
     assert by_handle[handle_of("a")] == [1, 4]
     assert by_handle[handle_of("b")] == [2, 10]

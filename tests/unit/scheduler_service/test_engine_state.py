@@ -125,6 +125,15 @@ def test_an_older_prediction_never_replaces_a_newer_one(state: EngineState):
     assert (row(state.view(), 1)["mean"], row(state.view(), 1)["r1"]) == (40.0, 50.0)
 
 
+def test_a_total_put_by_someone_else_replaces_r0_but_never_r1(state: EngineState):
+    state.apply_predictions(message(1, predictions(0, 50.0, stage=1, r0=50.0)))
+    state.apply_predictions(message(1, predictions(0, 80.0, stage=1, r0=80.0)))
+    assert (row(state.view(), 1)["r0"], row(state.view(), 1)["mean"]) == (80.0, 80.0)
+    state.apply_predictions(message(1, predictions(1, 60.0, r1=61.0)))
+    state.apply_predictions(message(1, predictions(2, 90.0, r1=92.0)))
+    assert row(state.view(), 1)["r1"] == 61.0
+
+
 def test_rows_that_are_no_lengths_are_left_out(state: EngineState):
     for bad in (float("nan"), float("inf"), -1.0):
         assert state.apply_predictions(message(1, predictions(4, bad))) == 0

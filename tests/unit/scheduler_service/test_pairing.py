@@ -3,13 +3,13 @@
 import numpy as np
 
 from scheduler_service.borrowing import Lender
-from scheduler_service.pairing import PAIRINGS, oracle, per_step, prompt_only, shuffled
+from scheduler_service.pairing import PAIRINGS
 from tests.unit.scheduler_service.views import running, view_of, waiting
 
 
 def test_per_step_counts_the_newest_prediction_down_by_one_a_token():
     view = view_of(running(age=50, remaining=0) | {"mean": 100.0, "predicted_at_age": 30, "r1": 120.0})
-    lengths = per_step(view)
+    lengths = PAIRINGS["per_step"].lengths(view)
     assert lengths.remaining.tolist() == [80.0]
     assert lengths.total.tolist() == [120.0]
     assert lengths.predicted_at_age.tolist() == [30]
@@ -31,20 +31,20 @@ def test_requests_without_a_prediction_are_taken_to_be_like_those_that_finished(
 
 def test_prompt_only_uses_r0_though_more_is_known():
     view = view_of(running(age=20, remaining=7) | {"r0": 100.0})
-    lengths = prompt_only(view)
+    lengths = PAIRINGS["prompt_only"].lengths(view)
     assert (lengths.remaining[0], lengths.total[0], lengths.predicted_at_age[0]) == (80.0, 100.0, 0)
 
 
 def test_oracle_uses_the_declared_length_and_flags_who_declared_none():
     view = view_of(running(age=20, remaining=7, declared_output_tokens=60), running(age=20, remaining=7))
-    lengths = oracle(view)
+    lengths = PAIRINGS["oracle"].lengths(view)
     assert lengths.remaining.tolist() == [40.0, 7.0]
     assert lengths.fallback.tolist() == [False, True]
 
 
 def test_shuffled_counts_the_borrowed_total_down():
     view = view_of(waiting(remaining=10, borrowed_r=300.0), running(age=100, remaining=5, borrowed_r=300.0))
-    assert shuffled(view).remaining.tolist() == [300.0, 200.0]
+    assert PAIRINGS["shuffled"].lengths(view).remaining.tolist() == [300.0, 200.0]
 
 
 def test_borrowed_totals_keep_the_distribution_and_lose_the_correlation():

@@ -1,11 +1,14 @@
 """Plans: order, head of the queue, preemptions that pay."""
 
+import numpy as np
 import pytest
 
 from scheduler_service.choice import PolicyChoice
 from scheduler_service.planner import Plan, PlannerLimits, make_plan
-from scheduler_service.preemption import PlannedPreemption
+from scheduler_service.policies import NO_GUARD, Ranking
+from scheduler_service.preemption import PlannedPreemption, choose_preemptions
 from scheduler_service.view import Capacity, EngineView
+from scheduler_service.work import Work
 from tests.unit.scheduler_service.views import full, running, view_of, waiting
 
 LIMITS = PlannerLimits()
@@ -49,6 +52,19 @@ def test_a_full_batch_gives_the_longest_ones_place_to_a_short_newcomer():
 
 def test_nobody_is_preempted_while_there_is_a_free_place():
     assert not plan(view_of(running(2, 500), running(2, 300), waiting(10), capacity=full(3))).preemptions
+
+
+def test_a_shorter_request_takes_no_place_from_one_that_its_policy_ranks_before_it():
+    view = view_of(running(2, 500), waiting(10), capacity=full(1))
+    work = Work(np.array([10.0, 0.2]), np.array([10.0, 0.2]), np.zeros(2))
+
+    def chosen(*ranks: float) -> int:
+        ranking = Ranking(np.array(ranks), view.running, np.full(2, NO_GUARD))
+        return len(choose_preemptions(view, np.argsort(ranks), ranking, work, PolicyChoice(), 4))
+
+    assert chosen(2.0, 1.0) == 1
+    assert chosen(1.0, 2.0) == 0
+    assert chosen(1.0, 1.0) == 0
 
 
 def test_free_places_go_to_the_best_waiting_ones_first():

@@ -1,0 +1,170 @@
+"""The life of one bidirectional stream: open, exchange, break, open again."""
+
+import asyncio
+import contextlib
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine
+from typing import Any, Generic, TypeVar, cast
+
+import grpc
+import structlog
+from trail.v1 import engine_pb2
+
+from engine_adapter.agent.backoff import Backoff
+from engine_adapter.agent.epochs import EpochMint
+from engine_adapter.agent.settings import AgentSettings
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+SETTLED_S = 1.0
+"""A stream that has lived this long was a good one: the next wait starts from the shortest again."""
+
+
+class StreamEnded(Exception):
+    """The other side ended the stream, or stopped answering."""
+
+
+class _Reopen(Exception):
+    """This side wants another stream."""
+
+
+class Link(ABC, Generic[Request, Response]):
+    """Keeps a stream to one service open, under a new epoch each time.
+
+    A stream is opened only while ``ready`` is set: the first message names every living request, so they must be known.
+    """
+
+    name: str
+
+    def __init__(self, settings: AgentSettings, epochs: EpochMint, ready: asyncio.Event) -> None:
+        self._settings = settings
+        self._epochs = epochs
+        self._ready = ready
+        self._wake = asyncio.Event()
+        self._reopen = asyncio.Event()
+        self._backoff = Backoff(settings.reconnect_initial_ms / 1000, settings.reconnect_max_ms / 1000)
+        self._log = structlog.get_logger(self.name)
+        self._last_fault = ""
+        self.connected = False
+
+    @abstractmethod
+    def _call(self) -> "grpc.aio.StreamStreamCall[Request, Response]":
+        """Starts the call."""
+
+    @abstractmethod
+    async def _first(self, epoch: engine_pb2.Epoch) -> Request:
+        """The opening message; from now on, what happens is collected for this stream."""
+
+    @abstractmethod
+    def _opened(self, response: Response) -> None:
+        """The answer to the opening message."""
+
+    @abstractmethod
+    def _received(self, response: Response) -> None:
+        """Any later answer."""
+
+    @abstractmethod
+    async def _send_waiting(self, call: "grpc.aio.StreamStreamCall[Request, Response]") -> None:
+        """Sends what has been collected."""
+
+    @abstractmethod
+    def _closed(self) -> None:
+        """The stream is gone, for whatever reason."""
+
+    def wake(self) -> None:
+        """There may be something to send."""
+        self._wake.set()
+
+    def reopen(self) -> None:
+        """Ends the present stream; another one follows as soon as ``ready`` is set."""
+        self._reopen.set()
+
+    async def run(self) -> None:
+        """Keeps the stream open until cancelled."""
+        while True:
+            await self._ready.wait()
+            self._reopen.clear()
+            started_s = time.monotonic()
+            try:
+                await self._session()
+            except (grpc.RpcError, TimeoutError, StreamEnded, _Reopen, asyncio.InvalidStateError) as error:
+                await self._pause(error, time.monotonic() - started_s)
+
+    async def _session(self) -> None:
+        call = self._call()
+        try:
+            async with asyncio.timeout(self._settings.call_timeout_ms / 1000):
+                await call.write(await self._first(self._epochs.next()))
+                response = await _read(call)
+            self._opened(response)
+            self.connected, self._last_fault = True, ""
+            self._log.info("stream open", incarnation=self._epochs.incarnation)
+            await _first_of(self._receive(call), self._send(call), self._until_reopen())
+        finally:
+            self.connected = False
+            call.cancel()
+            self._closed()
+
+    async def _receive(self, call: "grpc.aio.StreamStreamCall[Request, Response]") -> None:
+        while True:
+            self._received(await _read(call))
+
+    async def _send(self, call: "grpc.aio.StreamStreamCall[Request, Response]") -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            await self._send_waiting(call)
+
+    async def _until_reopen(self) -> None:
+        await self._reopen.wait()
+        raise _Reopen
+
+    async def _pause(self, error: Exception, lived_s: float) -> None:
+        """Waits before the next try; not at all where the service or this side asks for another stream at once."""
+        if lived_s >= SETTLED_S:
+            self._backoff.reset()
+        if isinstance(error, _Reopen):
+            return
+        self._report(error)
+        aborted = isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.ABORTED
+        if aborted and lived_s >= SETTLED_S:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._backoff.next_s()):
+                await self._reopen.wait()
+
+    def _report(self, error: Exception) -> None:
+        """Logs a fault once, however often it comes in a row."""
+        fault = _text(error)
+        if fault != self._last_fault:
+            self._log.warning("stream down", reason=fault)
+        self._last_fault = fault
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
+
+
+async def _read(call: "grpc.aio.StreamStreamCall[Any, Response]") -> Response:
+    """The next answer; raises StreamEnded where there is none."""
+    response = await call.read()
+    if response is grpc.aio.EOF:
+        raise StreamEnded("the service ended the stream")
+    return cast(Response, response)
+
+
+async def _first_of(*parts: Coroutine[Any, Any, None]) -> None:
+    """Runs all; the first that ends ends the others, and its exception is raised."""
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

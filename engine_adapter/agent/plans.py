@@ -1,0 +1,53 @@
+"""Plans on their way from the scheduler service to the board."""
+
+import time
+from itertools import count
+
+import numpy as np
+from trail.v1 import scheduler_pb2
+
+from engine_adapter.agent.counters import Counters
+from engine_adapter.agent.plan_book import PlanBook
+from engine_adapter.board import MAX_ENTRIES, MAX_PREEMPTIONS, BoardPlan, BoardWriter
+
+
+class PlanPublisher:
+    """Puts plans on the board under numbers of its own, for each stream counts its plans from the start."""
+
+    def __init__(self, board: BoardWriter, book: PlanBook, ttl_limit_ms: int, counters: Counters) -> None:
+        self._board, self._book, self._counters = board, book, counters
+        self._ttl_limit_ms = ttl_limit_ms
+        self._numbers = count(1)
+
+    def publish(self, plan: scheduler_pb2.EnginePlan) -> None:
+        """Makes ``plan`` the engine's. Its life starts now. One that contradicts itself is rejected."""
+        self._counters.plans_received += 1
+        lengths = {len(plan.handles), len(plan.ranks), len(plan.predicted_at_ages)}
+        if len(lengths) > 1:
+            self._counters.plans_rejected += 1
+            return
+        number = next(self._numbers)
+        ttl_ns = min(plan.ttl_ms, self._ttl_limit_ms) * 1_000_000
+        handles = np.array(plan.handles[:MAX_ENTRIES], np.uint64)
+        preemptions = plan.preemptions[:MAX_PREEMPTIONS]
+        self._book.add(number, handles, np.array(plan.predicted_at_ages[:MAX_ENTRIES], np.uint32))
+        self._board.publish(
+            BoardPlan(
+                number=number,
+                expires_ns=time.monotonic_ns() + ttl_ns,
+                handles=handles,
+                ranks=np.array(plan.ranks[:MAX_ENTRIES], np.float32),
+                victims=np.array([preemption.victim for preemption in preemptions], np.uint64),
+                guards=np.array([preemption.only_if_age_below for preemption in preemptions], np.uint32),
+                beneficiaries=np.array([preemption.beneficiary for preemption in preemptions], np.uint64),
+            )
+        )
+
+    def reject(self) -> None:
+        """A plan of another epoch."""
+        self._counters.plans_received += 1
+        self._counters.plans_rejected += 1
+
+    def withdraw(self) -> None:
+        """The engine goes back to its own order at its next step."""
+        self._board.withdraw()

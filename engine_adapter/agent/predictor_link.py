@@ -1,0 +1,103 @@
+"""The stream to the predictor service: rows out, predictions in, one unanswered message at a time."""
+
+import asyncio
+
+import grpc
+from trail.v1 import engine_pb2, predictor_pb2, predictor_pb2_grpc
+
+from engine_adapter.agent.counters import Counters
+from engine_adapter.agent.epochs import EpochMint, StepNumbers
+from engine_adapter.agent.link import Link
+from engine_adapter.agent.living import LivingRequests
+from engine_adapter.agent.prediction_book import PredictionBook
+from engine_adapter.agent.predictor_outbox import PredictorOutbox
+from engine_adapter.agent.settings import AgentSettings
+from engine_adapter.records import Rows
+
+_Call = grpc.aio.StreamStreamCall[predictor_pb2.StreamPredictRequest, predictor_pb2.StreamPredictResponse]
+
+
+class PredictorLink(Link[predictor_pb2.StreamPredictRequest, predictor_pb2.StreamPredictResponse]):
+    """Waits for each answer before it sends again: what piles up meanwhile is merged here, where the newest row wins,
+    and not queued in a buffer."""
+
+    name = "predictor_link"
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        settings: AgentSettings,
+        epochs: EpochMint,
+        ready: asyncio.Event,
+        living: LivingRequests,
+        book: PredictionBook,
+        counters: Counters,
+    ) -> None:
+        super().__init__(settings, epochs, ready)
+        self._stub: predictor_pb2_grpc.PredictorServiceAsyncStub = predictor_pb2_grpc.PredictorServiceStub(channel)
+        self._living, self._book, self._counters = living, book, counters
+        self._steps = StepNumbers()
+        self._epoch = engine_pb2.Epoch()
+        self._layout: tuple[int, int] | None = None
+        self._answered = asyncio.Event()
+        self._awaited_step = 0
+        self.outbox = PredictorOutbox(settings.max_rows_per_message, counters)
+
+    def rows(self, rows: Rows) -> None:
+        """Rows of one step, of living requests only."""
+        self._layout = (rows.dtype, rows.dim)
+        self.outbox.rows(rows)
+
+    def _call(self) -> _Call:
+        return self._stub.StreamPredict()
+
+    async def _first(self, epoch: engine_pb2.Epoch) -> predictor_pb2.StreamPredictRequest:
+        dtype, dim = self._layout or await self._model_layout()
+        self._epoch = epoch
+        self.outbox.start()
+        return predictor_pb2.StreamPredictRequest(
+            open=predictor_pb2.OpenPredict(
+                engine_id=self._settings.engine_id,
+                epoch=epoch,
+                model=self._settings.model,
+                dtype=engine_pb2.Dtype.ValueType(dtype),
+                dim=dim,
+                requests=self._living.declarations(),
+            )
+        )
+
+    async def _model_layout(self) -> tuple[int, int]:
+        """Before the first row, nobody here knows how the engine's rows look: believe the model."""
+        response = await self._stub.GetModel(predictor_pb2.GetModelRequest(name=self._settings.model))
+        return response.model.dtype, response.model.dim
+
+    def _opened(self, response: predictor_pb2.StreamPredictResponse) -> None:
+        self._counters.predictor_streams_opened += 1
+        self._note(response.opened.predictions)
+
+    async def _send_waiting(self, call: _Call) -> None:
+        while (step := self.outbox.take()) is not None:
+            step.epoch.CopyFrom(self._epoch)
+            step.step = self._awaited_step = self._steps.next(self.outbox.engine_step)
+            self._answered.clear()
+            async with asyncio.timeout(self._settings.ack_timeout_ms / 1000):
+                await call.write(predictor_pb2.StreamPredictRequest(step=step))
+                await self._answered.wait()
+
+    def _received(self, response: predictor_pb2.StreamPredictResponse) -> None:
+        predictions = response.predictions
+        self._note(predictions)
+        if predictions.step >= self._awaited_step:
+            self._answered.set()
+
+    def _closed(self) -> None:
+        self.outbox.stop()
+
+    def _note(self, predictions: predictor_pb2.StepPredictions) -> None:
+        self._counters.predictions_received += len(predictions.handles)
+        self._counters.row_errors += len(predictions.errors)
+        self._counters.degraded_answers += predictions.degraded
+        entries = zip(predictions.handles, predictions.ages, predictions.mean, predictions.initial, strict=True)
+        for handle, age, mean, initial in entries:
+            if handle in self._living:
+                self._book.note(handle, age, mean, initial)

@@ -1,0 +1,193 @@
+"""The agent as a whole: what it is made of, how it starts and how it ends."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import prometheus_client
+import structlog
+
+from engine_adapter.agent import channel
+from engine_adapter.agent.counters import Counters
+from engine_adapter.agent.epochs import EpochMint
+from engine_adapter.agent.intake import Intake
+from engine_adapter.agent.living import LivingRequests
+from engine_adapter.agent.plan_book import PlanBook
+from engine_adapter.agent.plans import PlanPublisher
+from engine_adapter.agent.poller import Poller
+from engine_adapter.agent.prediction_book import PredictionBook
+from engine_adapter.agent.predictor_link import PredictorLink
+from engine_adapter.agent.scheduler_link import SchedulerLink
+from engine_adapter.agent.settings import AgentSettings
+from engine_adapter.agent.statistics import Statistics
+from engine_adapter.board import BoardWriter
+from engine_adapter.paths import EVENT_RING_BYTES, ROW_RING_BYTES, EnginePaths, engine_paths
+from engine_adapter.ring import RingConsumer
+
+STATISTICS_INTERVAL_S = 1.0
+
+
+class StartError(RuntimeError):
+    """The agent cannot start; the text is one line for whoever started it."""
+
+
+async def run(settings: AgentSettings) -> None:
+    """Serves one engine until SIGTERM, SIGINT, cancellation, or the end of the parent where that was asked for.
+
+    Raises:
+        StartError: another agent serves this engine, or the metrics' address is taken.
+        RingError: the engine's files are not of this version.
+    """
+    paths = engine_paths(settings.engine_id, settings.shm_root)
+    stop = asyncio.Event()
+    with _only_agent_of(paths.folder, settings.engine_id), _until_told(stop, settings.exit_with_parent):
+        agent = Agent(settings, paths)
+        try:
+            await agent.serve(stop)
+        finally:
+            await agent.close()
+
+
+class Agent:
+    """One engine's agent."""
+
+    def __init__(self, settings: AgentSettings, paths: EnginePaths) -> None:
+        self._settings, self._paths = settings, paths
+        self._log = structlog.get_logger("agent")
+        counters, ready = Counters(), asyncio.Event()
+        self._board = BoardWriter(paths.board)
+        self._events = RingConsumer(paths.events, EVENT_RING_BYTES)
+        self._rows = RingConsumer(paths.rows, ROW_RING_BYTES)
+        self._epochs = EpochMint()
+        living = LivingRequests(settings.max_requests, counters)
+        predictions, plan_book = PredictionBook(counters), PlanBook(counters)
+        self._plans = PlanPublisher(self._board, plan_book, settings.plan_ttl_limit_ms, counters)
+        self._predictor_channel = channel.connect(settings.predictor_target, settings)
+        self._scheduler_channel = channel.connect(settings.scheduler_target, settings)
+        self._predictor = PredictorLink(
+            self._predictor_channel, settings, self._epochs, ready, living, predictions, counters
+        )
+        self._scheduler = SchedulerLink(
+            self._scheduler_channel, settings, self._epochs, ready, living, self._plans, counters
+        )
+        intake = Intake(living, self._predictor, self._scheduler, predictions, plan_book, counters)
+        self._poller = Poller(
+            self._events, self._rows, intake, ready, counters, restarted=self._engine_restarted, lost=self._reopen
+        )
+        self._statistics = Statistics(counters, plan_book, living, (self._predictor, self._scheduler))
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Runs all parts until ``stop`` is set; an exception in any of them ends the agent."""
+        # A plan that a predecessor left is not this agent's to keep alive.
+        self._plans.withdraw()
+        with self._metrics():
+            self._log.info("ready", engine_id=self._settings.engine_id, folder=str(self._paths.folder))
+            tasks = [
+                asyncio.create_task(part)
+                for part in (
+                    self._poller.run(
+                        self._settings.poll_interval_ms / 1000, self._settings.idle_poll_interval_ms / 1000
+                    ),
+                    self._predictor.run(),
+                    self._scheduler.run(),
+                    self._write_statistics(),
+                    stop.wait(),
+                )
+            ]
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Lets go of everything; the plan was withdrawn with its stream."""
+        self._statistics.write(self._statistics_path)
+        await self._predictor_channel.close()
+        await self._scheduler_channel.close()
+        for part in (self._board, self._events, self._rows):
+            part.close()
+        self._log.info("stopped")
+
+    @property
+    def _statistics_path(self) -> Path:
+        return self._paths.folder / "statistics.json"
+
+    def _engine_restarted(self) -> None:
+        self._epochs.renew()
+        self._reopen()
+
+    def _reopen(self) -> None:
+        self._predictor.reopen()
+        self._scheduler.reopen()
+
+    async def _write_statistics(self) -> None:
+        while True:
+            self._statistics.write(self._statistics_path)
+            await asyncio.sleep(STATISTICS_INTERVAL_S)
+
+    @contextlib.contextmanager
+    def _metrics(self) -> Iterator[None]:
+        if self._settings.metrics_port == 0:
+            yield
+            return
+        registry = prometheus_client.CollectorRegistry()
+        registry.register(self._statistics)
+        host, port = self._settings.metrics_host, self._settings.metrics_port
+        try:
+            server, thread = prometheus_client.start_http_server(port, host, registry)
+        except OSError as error:
+            raise StartError(f"agent: cannot serve metrics on {host}:{port}: {error.strerror}") from None
+        try:
+            yield
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+
+@contextlib.contextmanager
+def _only_agent_of(folder: Path, engine_id: str) -> Iterator[None]:
+    """Holds the engine's lock: a ring has one reader, a board one writer. The kernel frees it at the end."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(folder / "agent.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise StartError(f"agent: another agent serves engine {engine_id} ({folder})") from None
+    finally:
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def _until_told(stop: asyncio.Event, exit_with_parent: bool) -> Iterator[None]:
+    """Sets ``stop`` on SIGTERM and SIGINT, and at the end of standard input where ``exit_with_parent``."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, stop.set)
+    stdin = sys.stdin.fileno() if exit_with_parent else -1
+
+    def read() -> None:
+        if not os.read(stdin, 4096):
+            loop.remove_reader(stdin)
+            stop.set()
+
+    if exit_with_parent:
+        loop.add_reader(stdin, read)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+        if exit_with_parent:
+            loop.remove_reader(stdin)

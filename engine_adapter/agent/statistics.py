@@ -1,0 +1,74 @@
+"""The agent's numbers, as one JSON file beside the rings and as Prometheus metrics."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from engine_adapter.agent.counters import Counters
+from engine_adapter.agent.link import Link
+from engine_adapter.agent.living import LivingRequests
+from engine_adapter.agent.plan_book import PlanBook, median_of
+
+
+class Statistics(Collector):
+    """Reads what the parts count; nothing here runs on the hot path."""
+
+    def __init__(
+        self, counters: Counters, plans: PlanBook, living: LivingRequests, links: tuple[Link[Any, Any], ...]
+    ) -> None:
+        self._counters, self._plans, self._living, self._links = counters, plans, living, links
+        self._started_s = time.time()
+
+    def snapshot(self) -> dict[str, Any]:
+        """All numbers. ``counters`` and the histogram only rise; the derived ones are over the agent's whole life."""
+        counters = self._counters
+        histogram = self._plans.age_histogram
+        last = int(np.flatnonzero(histogram)[-1]) if histogram.any() else -1
+        return {
+            "process_id": os.getpid(),
+            "started_s": self._started_s,
+            "written_s": time.time(),
+            "counters": asdict(counters),
+            "prediction_age_tokens_histogram": histogram[: last + 1].tolist(),
+            "prediction_age_tokens_p50": median_of(histogram),
+            "refined_share": _share(counters.refined_predictions_used, counters.predictions_used_past_first_token),
+            "mean_absolute_error_tokens": _share(counters.absolute_error_tokens_sum, counters.finished_predictions),
+            "living_requests": len(self._living),
+            "connected": {link.name: link.connected for link in self._links},
+        }
+
+    def write(self, path: Path) -> None:
+        """Replaces the file at ``path`` as a whole: a reader sees the old one or the new one."""
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        fresh.write_text(json.dumps(self.snapshot()))
+        fresh.replace(path)
+
+    def collect(self) -> Iterator[Metric]:
+        """Prometheus' view."""
+        for name, value in asdict(self._counters).items():
+            metric = CounterMetricFamily(f"trail_agent_{name}", name.replace("_", " "))
+            metric.add_metric([], value)
+            yield metric
+        yield GaugeMetricFamily("trail_agent_living_requests", "Requests that are declared", value=len(self._living))
+        connected = GaugeMetricFamily("trail_agent_connected", "1 while the stream is open", labels=["link"])
+        for link in self._links:
+            connected.add_metric([link.name], float(link.connected))
+        yield connected
+        age = median_of(self._plans.age_histogram)
+        yield GaugeMetricFamily(
+            "trail_agent_prediction_age_tokens_p50",
+            "Median age of the predictions behind the plans in force",
+            value=float("nan") if age is None else age,
+        )
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

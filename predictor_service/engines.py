@@ -1,0 +1,61 @@
+"""All engines that this process serves or served not long ago."""
+
+import grpc
+
+from predictor_service import metrics
+from predictor_service.engine import STORE_IS_BACK, Engine, Stream
+from sidecar.errors import Refused
+
+
+class Engines:
+    """Engines by id: at most `most` with an open stream, and as many more whose posteriors are kept."""
+
+    def __init__(self, *, most: int, max_requests: int) -> None:
+        self._most = most
+        self._max_requests = max_requests
+        self._engines: dict[str, Engine] = {}
+
+    def get(self, engine_id: str) -> Engine | None:
+        return self._engines.get(engine_id)
+
+    def admit(self, engine_id: str) -> Engine:
+        """The engine, made if need be. Raises Refused (RESOURCE_EXHAUSTED)."""
+        engine = self._engines.pop(engine_id, None)
+        if engine is None or engine.stream is None:
+            self._check_room(engine)
+            engine = engine or Engine(engine_id, max_requests=self._max_requests)
+        # Last in the order of use; the first idle ones are dropped.
+        self._engines[engine_id] = engine
+        return engine
+
+    def end_degraded(self) -> None:
+        """The store is back: streams that missed a commit must claim again, which only an open does."""
+        for engine in self._engines.values():
+            if engine.stream and engine.writer and engine.writer.stranded:
+                engine.stream.end(STORE_IS_BACK)
+
+    def end_all(self, reason: Refused) -> None:
+        for engine in self._engines.values():
+            if engine.stream:
+                engine.stream.end(reason)
+
+    def close(self, stream: Stream) -> None:
+        for engine in self._engines.values():
+            engine.close(stream)
+        self.measure()
+
+    def measure(self) -> None:
+        streaming = [engine for engine in self._engines.values() if engine.stream]
+        metrics.STREAMS.set(len(streaming))
+        metrics.POSTERIORS.set(sum(engine.requests for engine in streaming))
+
+    def _check_room(self, engine: Engine | None) -> None:
+        streaming = sum(other.stream is not None for other in self._engines.values())
+        if streaming >= self._most:
+            if engine is not None:
+                self._engines[engine.engine_id] = engine
+            text = f"{streaming} engines have a stream already (max_engines)"
+            raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, text, retry_after_ms=1000)
+        idle = [other.engine_id for other in self._engines.values() if other.stream is None]
+        for engine_id in idle[: max(0, len(idle) - self._most + 1)]:
+            del self._engines[engine_id]

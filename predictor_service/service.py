@@ -1,0 +1,156 @@
+"""The gRPC face of the predictor. Messages are translated by `wire`; nothing is computed here."""
+
+import asyncio
+from typing import Any
+
+import grpc
+from trail.v1 import predictor_pb2, predictor_pb2_grpc
+
+from predictor_service import wire
+from predictor_service.availability import Availability
+from predictor_service.catalogue import Catalogue
+from predictor_service.engine import Engine, Stream
+from predictor_service.engines import Engines
+from predictor_service.settings import PredictorSettings
+from predictor_service.stateless import predict
+from predictor_service.store import Store, StoreUnavailable
+from predictor_service.writer import Writer
+from sidecar.errors import InvalidField, Refused, abort
+
+Context = Any
+
+
+class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
+    """Serves trail.v1.PredictorService."""
+
+    def __init__(
+        self,
+        settings: PredictorSettings,
+        catalogue: Catalogue,
+        engines: Engines,
+        store: Store,
+        availability: Availability,
+    ) -> None:
+        self._settings = settings
+        self._catalogue = catalogue
+        self._engines = engines
+        self._store = store
+        self._availability = availability
+
+    async def StreamPredict(self, _: Any, context: Context) -> None:  # type: ignore[override]
+        """Pumps messages until the client or somebody else (a newer stream, the store, SIGTERM) ends it."""
+        stream = Stream()
+        pump = asyncio.create_task(self._pump(context, stream))
+        try:
+            ends: set[asyncio.Future[Any]] = {pump, stream.ended}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if not pump.done():
+                raise stream.ended.result()
+            await pump
+        except (InvalidField, Refused) as error:
+            await abort(context, error)
+        finally:
+            pump.cancel()
+            self._engines.close(stream)
+
+    async def _pump(self, context: Context, stream: Stream) -> None:
+        first = await context.read()
+        if first is grpc.aio.EOF:
+            return
+        if first.WhichOneof("message") != "open":
+            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, "the first message must be `open`")
+        engine = self._engines.admit(wire.engine_id(first.open.engine_id))
+        await context.write(await self._open(engine, stream, first.open))
+        while (message := await context.read()) is not grpc.aio.EOF:
+            if message.WhichOneof("message") != "step":
+                raise Refused(grpc.StatusCode.FAILED_PRECONDITION, "only steps may follow `open`")
+            await context.write(await self._step(engine, stream, first.open, message.step))
+
+    async def _open(
+        self, engine: Engine, stream: Stream, message: predictor_pb2.OpenPredict
+    ) -> predictor_pb2.StreamPredictResponse:
+        wire.epoch_text(message.epoch)
+        artefact = self._catalogue.get(message.model)
+        wire.check_layout(message, artefact)
+        declared = wire.declarations(message.requests, field="open.requests")
+        writer = Writer(self._store, self._availability, engine.engine_id, message.epoch)
+        predictions, restored = await engine.open(stream, writer, artefact, declared)
+        self._engines.measure()
+        opened = predictor_pb2.PredictOpened(
+            epoch=message.epoch, model=wire.model(artefact), restored=restored, predictions=predictions
+        )
+        return predictor_pb2.StreamPredictResponse(opened=opened)
+
+    async def _step(
+        self,
+        engine: Engine,
+        stream: Stream,
+        opened: predictor_pb2.OpenPredict,
+        message: predictor_pb2.PredictStep,
+    ) -> predictor_pb2.StreamPredictResponse:
+        if message.epoch != opened.epoch:
+            raise Refused(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"step.epoch: {message.epoch.incarnation}:{message.epoch.counter}, "
+                f"but the stream was opened with {wire.epoch_text(opened.epoch)}",
+            )
+        step = wire.step(message, dim=opened.dim, max_rows=self._settings.max_rows_per_step)
+        predictions = await engine.step(stream, step)
+        self._engines.measure()
+        return predictor_pb2.StreamPredictResponse(predictions=predictions)
+
+    async def Predict(self, request: predictor_pb2.PredictRequest, context: Context) -> predictor_pb2.PredictResponse:
+        remaining_s = context.time_remaining()
+        if remaining_s is not None and remaining_s <= 0:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before work began")
+        try:
+            artefact = self._catalogue.get(request.model)
+            step = wire.step(request.step, dim=artefact.manifest.dim, max_rows=self._settings.max_rows_per_step)
+            found = await predict(artefact, step, max_requests=self._settings.max_requests_per_engine)
+        except (InvalidField, Refused) as error:
+            await abort(context, error)
+        return predictor_pb2.PredictResponse(predictions=wire.predictions(found, request.step.epoch))
+
+    async def PutPrediction(
+        self, request: predictor_pb2.PutPredictionRequest, context: Context
+    ) -> predictor_pb2.PutPredictionResponse:
+        try:
+            wire.check_put(request)
+            engine = self._engines.get(wire.engine_id(request.engine_id))
+            if engine is None or not await engine.put(
+                request.request_id, request.output_tokens, request.standard_error_tokens
+            ):
+                raise Refused(
+                    grpc.StatusCode.NOT_FOUND,
+                    f"request_id: {request.request_id!r} is not alive on engine {request.engine_id!r} here",
+                )
+        except (InvalidField, Refused) as error:
+            await abort(context, error)
+        return predictor_pb2.PutPredictionResponse()
+
+    async def Forget(self, request: predictor_pb2.ForgetRequest, context: Context) -> predictor_pb2.ForgetResponse:
+        try:
+            engine = self._engines.get(wire.engine_id(request.engine_id))
+            served = None if engine is None else await engine.forget(request.request_ids)
+            if served is None:
+                served = await self._store.forget(request.engine_id, request.request_ids)
+        except (InvalidField, Refused) as error:
+            await abort(context, error)
+        except StoreUnavailable as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"store: {error}")
+        return predictor_pb2.ForgetResponse(forgotten=served or 0)
+
+    async def GetModel(
+        self, request: predictor_pb2.GetModelRequest, context: Context
+    ) -> predictor_pb2.GetModelResponse:
+        try:
+            artefact = self._catalogue.get(request.name)
+        except Refused as error:
+            await abort(context, error)
+        return predictor_pb2.GetModelResponse(model=wire.model(artefact))
+
+    async def ListModels(
+        self, request: predictor_pb2.ListModelsRequest, context: Context
+    ) -> predictor_pb2.ListModelsResponse:
+        models = [wire.model(self._catalogue.get(name)) for name in self._catalogue.names]
+        return predictor_pb2.ListModelsResponse(models=models)

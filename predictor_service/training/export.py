@@ -1,0 +1,162 @@
+"""Writes a model artefact: two ONNX graphs and the manifest that the service checks them against."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from predictor_service.training.networks import Array, Dense
+
+OPSET = 17
+CANARY_SEED, CANARY_AGES = 20, (0.0, 100.0)
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """Everything a model folder holds."""
+
+    name: str
+    served_model: str
+    layers: tuple[int, ...]
+    hidden_size: int
+    states: Dense  # over the layers' values, then log1p(age)
+    prompt: Dense
+    edges: NDArray[np.int64]
+    representatives: NDArray[np.float64]
+    rates: NDArray[np.float64]
+    prior: NDArray[np.float64]
+    tau: float
+    floor: float
+    training: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+
+
+class _Graph:
+    """Collects nodes and constants of one ONNX graph."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def node(self, op: str, *inputs: str, name: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(op, list(inputs), [name], **attributes))
+        return name
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        self.constants.append(numpy_helper.from_array(value, name))
+        return name
+
+    def halved(self, name: str, value: Array) -> str:
+        """A float16 constant read as float32: half the bytes on disk, folded away when the session loads."""
+        half = self.constant(f"{name}.half", value.astype(np.float16))
+        return self.node("Cast", half, name=name, to=TensorProto.FLOAT)
+
+    def dense(self, features: str, dense: Dense) -> None:
+        centred = self.node("Sub", features, self.constant("mean", dense.mean), name="centred")
+        x = self.node("Mul", centred, self.constant("scale", dense.scale), name="scaled")
+        limits = [self.constant(n, np.array(v, dtype=np.float32)) for n, v in (("lowest", -10), ("highest", 10))]
+        x = self.node("Clip", x, *limits, name="clipped")
+        for i, (weight, bias) in enumerate(dense.layers):
+            x = self.node("MatMul", x, self.halved(f"weight{i}", weight), name=f"product{i}")
+            x = self.node("Add", x, self.constant(f"bias{i}", bias), name=f"sum{i}")
+            if i + 1 < len(dense.layers):
+                x = self.node("Relu", x, name=f"active{i}")
+        self.node("Softmax", x, name="probabilities", axis=1)
+
+    def model(self, inputs: list[onnx.ValueInfoProto], bins: int) -> onnx.ModelProto:
+        output = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", bins])
+        graph = helper.make_graph(self.nodes, "length", inputs, [output], self.constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="trail")
+        model.ir_version = 8
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+def states_graph(dense: Dense) -> onnx.ModelProto:
+    """hidden float16 [N, dim] and age float32 [N] -> probabilities float32 [N, bins] of remaining length."""
+    graph, dim = _Graph(), len(dense.mean) - 1
+    wide = graph.node("Cast", "hidden", name="hidden.wide", to=TensorProto.FLOAT)
+    past = graph.node("Add", "age", graph.constant("one", np.array([1], dtype=np.float32)), name="age.1")
+    logarithm = graph.node("Log", past, name="age.log")
+    column = graph.node("Unsqueeze", logarithm, graph.constant("axis", np.array([1])), name="age.column")
+    graph.dense(graph.node("Concat", wide, column, name="features", axis=1), dense)
+    inputs = [
+        helper.make_tensor_value_info("hidden", TensorProto.FLOAT16, ["N", dim]),
+        helper.make_tensor_value_info("age", TensorProto.FLOAT, ["N"]),
+    ]
+    return graph.model(inputs, len(dense.layers[-1][1]))
+
+
+def prompt_graph(dense: Dense) -> onnx.ModelProto:
+    """features float32 [N, buckets + 1] -> probabilities float32 [N, bins] of total length."""
+    graph = _Graph()
+    graph.dense("features", dense)
+    inputs = [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", len(dense.mean)])]
+    return graph.model(inputs, len(dense.layers[-1][1]))
+
+
+def run(model: onnx.ModelProto, **inputs: NDArray[Any]) -> Array:
+    """Probabilities from ONNX Runtime on the CPU."""
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (probabilities,) = session.run(["probabilities"], inputs)
+    return np.asarray(probabilities)
+
+
+def state_features(hidden: NDArray[np.float16], age: NDArray[Any]) -> Array:
+    """What the states network reads [rows, dim + 1]."""
+    return np.concatenate([hidden.astype(np.float32), np.log1p(age)[:, None].astype(np.float32)], axis=1)
+
+
+def write(artefact: Artefact, folder: Path) -> None:
+    """Writes model.onnx, prompt.onnx and manifest.json; raises ValueError where a graph strays from its network."""
+    folder.mkdir(parents=True, exist_ok=True)
+    dim = len(artefact.layers) * artefact.hidden_size
+    rng = np.random.default_rng(CANARY_SEED)
+    hidden = rng.standard_normal((len(CANARY_AGES), dim)).astype(np.float16)
+    ages = np.array(CANARY_AGES, dtype=np.float32)
+    states, prompt = states_graph(artefact.states), prompt_graph(artefact.prompt)
+    canary = run(states, hidden=hidden, age=ages)
+    _agree("model.onnx", canary, artefact.states.probabilities(state_features(hidden, ages)))
+    counts = rng.poisson(0.1, (4, len(artefact.prompt.mean))).astype(np.float32)
+    _agree("prompt.onnx", run(prompt, features=counts), artefact.prompt.probabilities(counts))
+    files = {"model.onnx": states.SerializeToString(), "prompt.onnx": prompt.SerializeToString()}
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    manifest = {
+        "format": 1,
+        "name": artefact.name,
+        "served_model": artefact.served_model,
+        "layers": list(artefact.layers),
+        "hidden_size": artefact.hidden_size,
+        "dim": dim,
+        "dtype": "float16",
+        "edges": artefact.edges.tolist(),
+        "representatives": artefact.representatives.round(4).tolist(),
+        "rates": artefact.rates.round(8).tolist(),
+        "prior": artefact.prior.round(8).tolist(),
+        "tau": artefact.tau,
+        "floor": artefact.floor,
+        "prompt_buckets": len(artefact.prompt.mean) - 1,
+        "training": {**artefact.training, "opset": OPSET},
+        "metrics": artefact.metrics,
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        "canary": {
+            "hidden_seed": CANARY_SEED, "rows": len(CANARY_AGES), "ages": list(CANARY_AGES),
+            "probabilities": canary.astype(float).round(6).tolist(),
+        },
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def _agree(name: str, graph: Array, network: Array) -> None:
+    worst = float(np.abs(graph - network).max())
+    if worst > 2e-3:
+        raise ValueError(f"{name}: probabilities differ by {worst:.4f} from the trained network (limit 0.002)")

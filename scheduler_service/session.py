@@ -1,0 +1,150 @@
+"""One engine's Coordinate stream: what is known of the engine, and the loop that plans when it changed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import grpc
+
+from scheduler_service import metrics
+from scheduler_service.choice import PolicyBook
+from scheduler_service.freshness import Freshness
+from scheduler_service.messages import Declaration, Delta, Open, PublishedMessage, Snapshot
+from scheduler_service.outcomes import OutcomeLog
+from scheduler_service.pairing import Evidence
+from scheduler_service.planner import Plan, make_plan
+from scheduler_service.settings import SchedulerSettings
+from scheduler_service.state import EngineState
+from sidecar.errors import Refused
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedPlan:
+    """A plan on its way to the engine. `number` rises by 1 with each plan of a stream."""
+
+    plan: Plan
+    number: int
+    ttl_ms: int
+
+
+class EngineSession:
+    """Deltas and predictions come in, the newest plan goes out; changes meanwhile are taken together.
+
+    Raises Refused where more requests are alive than one engine may have.
+    """
+
+    def __init__(self, opened: Open, book: PolicyBook, outcomes: OutcomeLog, settings: SchedulerSettings) -> None:
+        self.engine_id, self.epoch = opened.engine_id, opened.epoch
+        self._settings = settings
+        self.store_connected = False
+        self._state = EngineState(opened.capacity, settings.assumptions)
+        self._check_room(opened.requests, "open.requests")
+        self._state.declare(opened.requests)
+        self._freshness = Freshness()
+        self._book = book
+        self._outcomes = outcomes
+        self._changed = asyncio.Event()
+        self._ended: asyncio.Future[Refused] = asyncio.get_running_loop().create_future()
+        self._number = 0
+
+    def apply(self, delta: Delta) -> None:
+        """Take in a delta. Raises Refused where it is another writer's or there are too many requests."""
+        if delta.epoch != self.epoch:
+            raise Refused(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"delta.epoch: {delta.epoch} is not this stream's {self.epoch}",
+            )
+        self._check_room(delta.arrived, "delta.arrived")
+        applied = self._state.apply(delta)
+        metrics.DELTAS.labels(self.engine_id, "stale" if applied.stale else "applied").inc()
+        if applied.stale:
+            return
+        metrics.REQUESTS.labels(self.engine_id).set(len(self._state.requests))
+        if applied.unknown_handles:
+            metrics.UNKNOWN_HANDLES.labels(self.engine_id).inc(applied.unknown_handles)
+        for finished in applied.finished:
+            self._outcomes.add(self.engine_id, finished, self._book.get(self.engine_id))
+        self._freshness.on_delta(applied, time.monotonic())
+        self._changed.set()
+
+    def on_predictions(self, message: PublishedMessage) -> None:
+        """The predictor spoke; only a message with usable rows is an answer."""
+        if not self._state.apply_predictions(message):
+            return
+        self._freshness.on_predictions()
+        self._changed.set()
+
+    def on_snapshot(self, snapshot: Snapshot) -> None:
+        """What the store holds; old news, so it says nothing about whether the predictor lives."""
+        self._state.apply_snapshot(snapshot)
+        self._changed.set()
+
+    def on_store(self, connected: bool, reason: str) -> None:
+        """The subscription was lost, or holds again."""
+        self.store_connected = connected
+        self._changed.set()
+
+    def on_policy(self) -> None:
+        """Another policy was chosen."""
+        self._changed.set()
+
+    def end(self, refused: Refused) -> None:
+        """Have the stream end with this status."""
+        if not self._ended.done():
+            self._ended.set_result(refused)
+
+    async def ended(self) -> Refused:
+        """Wait until somebody ends the stream, and tell why."""
+        return await asyncio.shield(self._ended)
+
+    async def plans(self) -> AsyncIterator[NumberedPlan]:
+        """Plans for ever: one when something changed, and one before the last would expire."""
+        renew_s = self._settings.plan_ttl_ms / 2000
+        interval_s = self._settings.plan_interval_ms / 1000
+        while True:
+            try:
+                async with asyncio.timeout(renew_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            self._changed.clear()
+            planned = self.plan(time.monotonic())
+            if planned is not None:
+                yield planned
+            await asyncio.sleep(interval_s)
+
+    def plan(self, now_s: float) -> NumberedPlan | None:
+        """A plan for the state as it is; None where nothing is to plan or nothing fresh to plan by."""
+        if self._state.step < 0 or not len(self._state.requests):
+            return None
+        choice = self._book.get(self.engine_id)
+        ttl_ms = self._freshness.ttl_ms(choice.evidence, self._settings.plan_ttl_ms, now_s)
+        if choice.evidence is not Evidence.NONE and not self.store_connected:
+            self._withheld("store")
+            return None
+        if ttl_ms <= 0:
+            self._withheld("unanswered")
+            return None
+        with metrics.PLAN_SECONDS.time():
+            plan = make_plan(self._state.view(), choice, self._settings.limits)
+        self._number += 1
+        metrics.PLANS.labels(self.engine_id, choice.policy, choice.predictor).inc()
+        metrics.PREEMPTIONS.labels(self.engine_id).inc(len(plan.preemptions))
+        metrics.FALLBACKS.labels(self.engine_id).inc(plan.fallbacks)
+        return NumberedPlan(plan, self._number, ttl_ms)
+
+    def _withheld(self, reason: str) -> None:
+        metrics.PLANS_WITHHELD.labels(self.engine_id, reason).inc()
+
+    def _check_room(self, requests: Sequence[Declaration], field: str) -> None:
+        new = sum(request.handle not in self._state.requests for request in requests)
+        alive, limit = len(self._state.requests) + new, self._settings.max_requests_per_engine
+        if alive > limit:
+            raise Refused(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"{field}: {alive} living requests are too many (limit {limit})",
+                retry_after_ms=1000,
+            )

@@ -1,0 +1,88 @@
+"""Settings of the scheduler service."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from scheduler_service.choice import PolicyChoice
+from scheduler_service.pairing import PAIRINGS
+from scheduler_service.planner import PlannerLimits
+from scheduler_service.policies import POLICIES
+from scheduler_service.state import Assumptions
+from scheduler_service.work import Unit
+from sidecar.settings import ServerSettings
+
+
+class SchedulerSettings(ServerSettings):
+    """Orders an engine's requests by predicted remaining length and plans preemptions."""
+
+    model_config = SettingsConfigDict(env_prefix="TRAIL_SCHEDULER_")
+
+    port: int = Field(default=50062, ge=0, le=65535)
+    """TCP port of the gRPC server; 0: any free one."""
+    policy: str = "trail"
+    """Policy of engines that nobody chose another for: fcfs, sjf, srpt or trail."""
+    predictor: str = "per_step"
+    """Predictor that the policy is paired with: per_step, prompt_only, shuffled or oracle."""
+    preemption_limit: float = Field(default=0.8, ge=0, le=1)
+    """Limit c: a request past c times its predicted length is never preempted."""
+    preemption_margin: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """Preempt only where the expected gain exceeds the recompute cost by this factor."""
+    max_preemptions: int = Field(default=3, ge=0)
+    """Preemptions that one request may suffer."""
+    max_preemptions_per_plan: int = Field(default=4, ge=0)
+    """Preemptions that one plan may ask for."""
+    waiting_head: int = Field(default=256, ge=1)
+    """Waiting requests that a plan names; the rest keep the engine's order behind them."""
+    unit: Unit = "seconds"
+    """Unit of ranks: seconds of expected service, or tokens as in the paper."""
+    plan_ttl_ms: int = Field(default=1000, ge=1)
+    """Milliseconds that a plan may be used after the freshest evidence it rests on."""
+    plan_interval_ms: int = Field(default=5, ge=0)
+    """Least milliseconds between two plans for one engine; changes in between are taken together."""
+    assumed_step_duration_ms: float = Field(default=20.0, gt=0, allow_inf_nan=False)
+    """Duration of an engine step until one is measured."""
+    assumed_prefill_tokens_per_s: float = Field(default=4000.0, gt=0, allow_inf_nan=False)
+    """Prefill rate of an engine until it is measured."""
+    assumed_output_tokens: float = Field(default=128.0, ge=1, allow_inf_nan=False)
+    """Length of an unpredicted request's output until some have finished."""
+    max_engines: int = Field(default=256, ge=1)
+    """Engines that may be connected at the same time."""
+    outcomes_max_entries: int = Field(default=100_000, ge=0)
+    """Outcomes that the store keeps for each engine, about; 0: none are written."""
+
+    @field_validator("policy")
+    @classmethod
+    def _known_policy(cls, value: str) -> str:
+        return _one_of(value, tuple(POLICIES))
+
+    @field_validator("predictor")
+    @classmethod
+    def _known_predictor(cls, value: str) -> str:
+        return _one_of(value, tuple(PAIRINGS))
+
+    @property
+    def choice(self) -> PolicyChoice:
+        """The default policy."""
+        return PolicyChoice(
+            self.policy, self.predictor, self.preemption_limit, self.preemption_margin, self.max_preemptions
+        )
+
+    @property
+    def limits(self) -> PlannerLimits:
+        """What bounds a plan."""
+        return PlannerLimits(self.waiting_head, self.max_preemptions_per_plan, self.unit)
+
+    @property
+    def assumptions(self) -> Assumptions:
+        """What is taken for true of an engine until it is measured."""
+        return Assumptions(
+            self.assumed_step_duration_ms / 1000, self.assumed_prefill_tokens_per_s, self.assumed_output_tokens
+        )
+
+
+def _one_of(value: str, names: tuple[str, ...]) -> str:
+    if value not in names:
+        raise ValueError(f"must be one of {', '.join(names)}")
+    return value

@@ -1,0 +1,144 @@
+"""The mutable picture of one engine: deltas and predictions go in, an `EngineView` comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from scheduler_service.borrowing import Lender
+from scheduler_service.inbox import PredictionInbox
+from scheduler_service.messages import (
+    Applied,
+    Declaration,
+    Delta,
+    Finished,
+    Outcome,
+    PublishedMessage,
+    Running,
+    Snapshot,
+)
+from scheduler_service.pace import Pace
+from scheduler_service.table import RequestTable
+from scheduler_service.view import ROW, Capacity, EngineView, Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Assumptions:
+    """What is taken for true of an engine until it is measured."""
+
+    step_duration_s: float = 0.02
+    prefill_tokens_per_s: float = 4000.0
+    output_tokens: float = 128.0
+
+
+class EngineState:
+    """Everything known about one engine's living requests."""
+
+    def __init__(self, capacity: Capacity, assumptions: Assumptions | None = None) -> None:
+        assumed = assumptions or Assumptions()
+        self.capacity = capacity
+        self.requests = RequestTable()
+        self.step = -1
+        self.free_kv_blocks = capacity.kv_blocks
+        self._pace = Pace(assumed.step_duration_s, assumed.prefill_tokens_per_s)
+        self._inbox = PredictionInbox(self.requests, Lender())
+        self._finished = 0
+        self._mean_output_tokens = assumed.output_tokens
+
+    def declare(self, requests: Iterable[Declaration]) -> bool:
+        """Add waiting requests; True where one of them has no prediction yet."""
+        unpredicted = False
+        for request in requests:
+            row = self.requests.add(request)
+            self._inbox.deliver(request)
+            unpredicted |= bool(self.requests.rows["predicted_at_age"][row] < 0)
+        return unpredicted
+
+    def apply(self, delta: Delta) -> Applied:
+        """Take in a delta; one that is not newer than the last changes nothing."""
+        if delta.step <= self.step:
+            return Applied(stale=True)
+        steps, self.step = delta.step - self.step, delta.step
+        self.free_kv_blocks = delta.free_kv_blocks
+        unpredicted = self.declare(delta.arrived)
+        unknown = self._preempt(delta.preempted)
+        progressed = False
+        if delta.running is not None:
+            before = self.requests.rows["computed_tokens"].copy()
+            progressed, missing = self._run(delta.running)
+            unknown += missing
+            if delta.step_duration_s > 0:
+                self._measure(before, steps, delta.step_duration_s)
+        finished = tuple(filter(None, map(self._finish, delta.finished)))
+        unknown += len(delta.finished) - len(finished)
+        return Applied(progressed, unpredicted, unknown, finished=finished)
+
+    def apply_predictions(self, message: PublishedMessage) -> int:
+        """Take in a published message; returns how many of its rows could be used."""
+        return self._inbox.published(message)
+
+    def apply_snapshot(self, snapshot: Snapshot) -> int:
+        """Take in what the store holds; returns how many of its records could be used."""
+        return self._inbox.stored(snapshot)
+
+    def view(self) -> EngineView:
+        """A copy that nothing changes any more."""
+        rows = self.requests.rows
+        return EngineView(
+            **{name: np.ascontiguousarray(rows[name]) for name in ROW.names or ()},
+            capacity=self.capacity,
+            free_kv_blocks=self.free_kv_blocks,
+            step_duration_s=self._pace.step_duration_s,
+            prefill_tokens_per_s=self._pace.prefill_tokens_per_s,
+            mean_output_tokens=self._mean_output_tokens,
+            step=self.step,
+        )
+
+    def _preempt(self, handles: Iterable[int]) -> int:
+        rows = self.requests.rows_of(handles)
+        rows, unknown = rows[rows >= 0], int((rows < 0).sum())
+        table = self.requests.rows
+        table["running"][rows] = False
+        table["computed_tokens"][rows] = 0
+        table["age_at_preemption"][rows] = table["age"][rows]
+        table["preemptions"][rows] += 1
+        return unknown
+
+    def _run(self, running: Running) -> tuple[bool, int]:
+        rows = self.requests.rows_of(running.handles.tolist())
+        known = rows >= 0
+        rows, table = rows[known], self.requests.rows
+        progressed = bool((running.ages[known] > table["age"][rows]).any())
+        table["running"] = False
+        table["running"][rows] = True
+        # Reports may overtake each other inside an engine, but a request never loses a token it generated.
+        table["age"][rows] = np.maximum(running.ages[known], table["age"][rows])
+        table["computed_tokens"][rows] = running.computed_tokens[known]
+        return progressed, int((~known).sum())
+
+    def _measure(self, computed_before: Ints, steps: int, duration_s: float) -> None:
+        table = self.requests.rows
+        gained = np.maximum(table["computed_tokens"] - computed_before, 0)[table["running"]]
+        prefill_tokens = int(np.maximum(gained - steps, 0).sum())
+        # More than the budget cannot have been computed: the rest came from the prefix cache. Prefill that is
+        # spread over several steps cannot be set against the duration of the newest.
+        budget = self.capacity.step_token_budget or prefill_tokens
+        if prefill_tokens == 0 or (steps == 1 and prefill_tokens <= budget):
+            self._pace.observe(duration_s, prefill_tokens)
+
+    def _finish(self, outcome: Outcome) -> Finished | None:
+        """Forget a request that ended; None where it was not alive."""
+        if outcome.handle not in self.requests:
+            return None
+        row = self.requests.rows[self.requests.row(outcome.handle)]
+        told = {name: float(row[name]) for name in ("r0", "r1", "mean")}
+        declaration = self.requests.declaration(outcome.handle)
+        finished = Finished(declaration, outcome, **told, predicted_at_age=int(row["predicted_at_age"]))
+        if outcome.reason in ("stop", "length"):
+            self._finished += 1
+            self._mean_output_tokens += (outcome.output_tokens - self._mean_output_tokens) / self._finished
+        self.requests.remove(outcome.handle)
+        self._inbox.forget(outcome.handle)
+        return finished

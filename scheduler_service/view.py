@@ -1,0 +1,95 @@
+"""Everything known about one engine at one moment, as arrays: what policies and the planner see."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+ROW = np.dtype(
+    [
+        ("handle", np.uint64),
+        ("running", np.bool_),
+        ("arrival_s", np.float64),
+        ("prompt_tokens", np.int64),
+        ("computed_tokens", np.int64),
+        ("age", np.int64),
+        ("priority", np.int64),
+        ("declared_output_tokens", np.int64),
+        ("r0", np.float64),
+        ("r1", np.float64),
+        ("borrowed_r", np.float64),
+        ("mean", np.float64),
+        ("p10", np.float64),
+        ("p90", np.float64),
+        ("predicted_at_age", np.int64),
+        ("stage", np.int64),
+        ("preemptions", np.int64),
+        ("age_at_preemption", np.int64),
+    ]
+)
+"""One living request. `predicted_at_age` and `age_at_preemption` are -1 where there was none."""
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Handles = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What the engine can hold; 0 means unknown, and then never limits."""
+
+    max_running_requests: int = 0
+    kv_blocks: int = 0
+    kv_block_tokens: int = 0
+    step_token_budget: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EngineView:
+    """N living requests of one engine (every array is [N]) and the engine's own pace.
+
+    Lengths and ages are in tokens. `r0` and `r1` are predicted totals (0: none yet), `borrowed_r` is the
+    total that another request was predicted (0: none yet). `mean`, `p10` and `p90` are tokens still to come
+    after `predicted_at_age`; they mean nothing where that is -1.
+    """
+
+    handle: Handles
+    running: Bools
+    arrival_s: Floats
+    prompt_tokens: Ints
+    computed_tokens: Ints
+    age: Ints
+    priority: Ints
+    declared_output_tokens: Ints
+    r0: Floats
+    r1: Floats
+    borrowed_r: Floats
+    mean: Floats
+    p10: Floats
+    p90: Floats
+    predicted_at_age: Ints
+    stage: Ints
+    preemptions: Ints
+    age_at_preemption: Ints
+    capacity: Capacity = Capacity()
+    free_kv_blocks: int = 0
+    step_duration_s: float = 0.02
+    prefill_tokens_per_s: float = 4000.0
+    mean_output_tokens: float = 128.0
+    step: int = -1
+
+    def __len__(self) -> int:
+        return int(self.handle.size)
+
+    def take(self, rows: Ints) -> EngineView:
+        """The same engine with its requests picked, or reordered, by row number."""
+        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in ROW.names or ()})
+
+    def kv_blocks_of(self, tokens: Ints) -> Ints:
+        """Blocks that so many tokens fill; 0 where the engine did not tell its block size."""
+        size = self.capacity.kv_block_tokens
+        return -(-tokens // size) if size else np.zeros_like(tokens)

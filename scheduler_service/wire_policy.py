@@ -1,0 +1,59 @@
+"""Policies and plans between protobuf and plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from trail.v1 import engine_pb2, scheduler_pb2
+
+from scheduler_service.choice import PolicyChoice
+from scheduler_service.messages import Epoch
+from scheduler_service.planner import Plan
+
+NO_PREDICTION = 2**32 - 1
+
+
+def changed(current: PolicyChoice, message: scheduler_pb2.PolicySettings) -> PolicyChoice:
+    """`current` with what the message sets; what it leaves out stays. Raises InvalidField."""
+    given: dict[str, object] = {
+        name: getattr(message, name) for name in ("policy", "predictor") if getattr(message, name)
+    }
+    for name in ("preemption_limit", "preemption_margin"):
+        if message.HasField(name):
+            # Single precision on the wire: 0.8 shall come back as 0.8, not as 0.800000011920929.
+            given[name] = float(f"{getattr(message, name):.7g}")
+    if message.HasField("max_preemptions"):
+        given["max_preemptions"] = message.max_preemptions
+    return dataclasses.replace(current, **given)  # type: ignore[arg-type]
+
+
+def settings(choice: PolicyChoice) -> scheduler_pb2.PolicySettings:
+    """A choice as the contract tells it."""
+    return scheduler_pb2.PolicySettings(**dataclasses.asdict(choice))
+
+
+def epoch(value: Epoch) -> engine_pb2.Epoch:
+    """An epoch as the contract tells it."""
+    return engine_pb2.Epoch(incarnation=value.incarnation, counter=value.counter)
+
+
+def plan(value: Plan, number: int, ttl_ms: int, of: Epoch | None = None) -> scheduler_pb2.EnginePlan:
+    """A plan as the contract tells it; without an epoch where no stream asked for it."""
+    at_ages = np.where(value.predicted_at_ages < 0, NO_PREDICTION, value.predicted_at_ages)
+    return scheduler_pb2.EnginePlan(
+        epoch=epoch(of) if of else None,
+        number=number,
+        step=value.step,
+        ttl_ms=ttl_ms,
+        handles=value.handles.tolist(),
+        ranks=value.ranks.tolist(),
+        predicted_at_ages=at_ages.tolist(),
+        preemptions=[
+            scheduler_pb2.Preemption(
+                victim=each.victim, only_if_age_below=each.only_if_age_below, beneficiary=each.beneficiary
+            )
+            for each in value.preemptions
+        ],
+        policy=value.policy,
+    )

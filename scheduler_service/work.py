@@ -1,0 +1,43 @@
+"""Expected service still to give: what ranks, gains and costs are counted in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from scheduler_service.pairing import Lengths
+from scheduler_service.view import EngineView, Floats
+
+Unit = Literal["seconds", "tokens"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """Arrays [N], all in the same unit.
+
+    `remaining` service until the request ends, recompute included; `total` service of the whole request as it
+    was expected when it came; `recompute` what preempting it now would cost.
+    """
+
+    remaining: Floats
+    total: Floats
+    recompute: Floats
+
+
+def expected_work(view: EngineView, lengths: Lengths, unit: Unit) -> Work:
+    """Seconds: prefill (and recompute) still to do at the prefill rate, and one step a token.
+
+    Tokens is the paper's variant: output tokens only; recompute is then told in steps, one token each.
+    """
+    step_s, rate = view.step_duration_s, view.prefill_tokens_per_s
+    recompute_s = view.computed_tokens / rate
+    if unit == "tokens":
+        return Work(lengths.remaining, lengths.total, recompute_s / step_s)
+    # The newest generated token's KV entry is made by the decode step that `remaining` counts already.
+    to_compute = view.prompt_tokens + view.age - (view.age > 0) - view.computed_tokens
+    prefill_s = to_compute.clip(min=0) / rate
+    return Work(
+        prefill_s + lengths.remaining * step_s,
+        view.prompt_tokens / rate + lengths.total * step_s,
+        recompute_s,
+    )

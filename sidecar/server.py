@@ -1,0 +1,136 @@
+"""The life of a gRPC server: bind, serve with health, reflection and metrics, drain, stop."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from typing import Any
+
+import grpc
+import prometheus_client
+import structlog
+import uvloop
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as grpc_health_aio
+from grpc_reflection.v1alpha import reflection
+
+from sidecar.health import Health
+from sidecar.settings import ServerSettings
+
+
+class StartError(RuntimeError):
+    """The server cannot start; the text is one line for whoever started it."""
+
+
+def serve(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Runs a server's coroutine under uvloop to its end; a StartError exits with its one line."""
+    try:
+        uvloop.run(coroutine)
+    except StartError as error:
+        raise SystemExit(str(error)) from None
+
+
+async def run(
+    name: str,
+    settings: ServerSettings,
+    add_services: Callable[[grpc.aio.Server], Sequence[str]],
+    health: Health,
+    *,
+    drain: Callable[[], Awaitable[None]] | None = None,
+    ready: Callable[[int], None] | None = None,
+) -> None:
+    """Serves until SIGTERM, SIGINT or cancellation.
+
+    `add_services` registers servicers and returns their full names. `ready` is told the bound port.
+    At the end: health says NOT_SERVING, `drain` runs, and calls have `drain_timeout_s` to finish.
+    Raises StartError when an address is taken.
+    """
+    log = structlog.get_logger(name)
+    server = grpc.aio.server(options=_options(settings))
+    services = list(add_services(server))
+    health_servicer = grpc_health_aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    reflection.enable_server_reflection(
+        (*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
+    )
+    port = _bind(name, server, settings)
+    stop = asyncio.Event()
+    with _metrics(name, settings), _signals(stop):
+        await server.start()
+        reporting = asyncio.create_task(health.report(health_servicer, services))
+        log.info("ready", address=f"{settings.host}:{port}", services=services)
+        if ready is not None:
+            ready(port)
+        try:
+            await stop.wait()
+            log.info("draining", timeout_s=settings.drain_timeout_s)
+            health.drain()
+            if drain is not None:
+                await drain()
+            await server.stop(settings.drain_timeout_s)
+        finally:
+            reporting.cancel()
+            await server.stop(0)
+        log.info("stopped")
+
+
+def _options(settings: ServerSettings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        # Otherwise a second server on the same port would quietly take half of the streams.
+        ("grpc.so_reuseport", 0),
+        # An agent that dies without a word is noticed within 15 s.
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+        ("grpc.http2.max_ping_strikes", 0),
+    ]
+
+
+def _bind(name: str, server: grpc.aio.Server, settings: ServerSettings) -> int:
+    address = f"{settings.host}:{settings.port}"
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError:
+        port = 0
+    if port == 0:
+        raise StartError(f"{name}: cannot listen on {address}: is another process using the port?")
+    return port
+
+
+@contextlib.contextmanager
+def _metrics(name: str, settings: ServerSettings) -> Iterator[None]:
+    if settings.metrics_port == 0:
+        yield
+        return
+    address = f"{settings.host}:{settings.metrics_port}"
+    try:
+        http, thread = prometheus_client.start_http_server(settings.metrics_port, settings.host)
+    except OSError as error:
+        raise StartError(f"{name}: cannot serve metrics on {address}: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        http.shutdown()
+        http.server_close()
+        thread.join()
+
+
+@contextlib.contextmanager
+def _signals(stop: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    try:
+        for number in numbers:
+            loop.add_signal_handler(number, stop.set)
+    except (RuntimeError, ValueError):
+        # Signals reach the main thread only; a server inside another thread is stopped by cancellation.
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,113 @@
+"""Settings of a server: flags, then environment, then a TOML file, then defaults."""
+
+import argparse
+import os
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+class ServerSettings(BaseSettings):
+    """What every server can be told. Subclasses set `env_prefix` and a default `port`."""
+
+    model_config = SettingsConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    config: Path | None = None
+    """TOML file with any of these settings."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(ge=0, le=65535)
+    """TCP port of the gRPC server; 0: any free one."""
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """TCP port of the Prometheus endpoint; 0: off."""
+    max_message_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
+    """Largest message that is accepted or sent."""
+    max_rows_per_step: int = Field(default=4096, ge=1)
+    """Most vectors in one message."""
+    max_requests_per_engine: int = Field(default=16384, ge=1)
+    """Most living requests of one engine."""
+    drain_timeout_s: float = Field(default=5.0, ge=0)
+    """Seconds that calls have to end after SIGTERM."""
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+    """Least severity that is logged."""
+    log_format: Literal["json", "console"] = "json"
+    """Log lines for machines or for people."""
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    """Store: redis://host:port/db, rediss://... or unix:///path.sock."""
+    redis_timeout_ms: int = Field(default=250, ge=1)
+    """Milliseconds after which the store counts as gone for one command."""
+
+
+def load(settings_class: type[S], argv: Sequence[str] | None = None) -> S:
+    """Reads settings for a process: flags in `argv` (default: the command line's) > environment
+    (`env_prefix` + name) > the TOML file of `--config` or `<env_prefix>CONFIG` > defaults.
+
+    `--help` lists all flags. Exits with status 2 and one line for each mistake.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        file_values = _read_toml(_config_path(settings_class, arguments))
+        return _with_sources(settings_class, arguments, file_values)()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = ".".join(str(part) for part in problem["loc"])
+            print(f"setting {name}: {problem['msg']} (got {problem.get('input')!r})", file=sys.stderr)
+        raise SystemExit(2) from None
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        print(f"config file: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _config_path(settings_class: type[BaseSettings], argv: Sequence[str]) -> str | None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    flag: str | None = parser.parse_known_args(argv)[0].config
+    prefix = settings_class.model_config.get("env_prefix", "")
+    return flag or os.environ.get(f"{prefix}CONFIG")
+
+
+def _read_toml(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    with Path(path).open("rb") as file:
+        return tomllib.load(file)
+
+
+def _with_sources(settings_class: type[S], argv: list[str], file_values: dict[str, Any]) -> type[S]:
+    """The same settings, read from the given command line and file too."""
+
+    class Loaded(settings_class):  # type: ignore[valid-type,misc]
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            flags: CliSettingsSource[Any] = CliSettingsSource(
+                settings_cls,
+                cli_parse_args=argv,
+                cli_kebab_case=True,
+                cli_implicit_flags=True,
+                cli_avoid_json=True,
+                cli_hide_none_type=True,
+            )
+            return flags, env_settings, InitSettingsSource(settings_cls, file_values)
+
+    Loaded.__name__, Loaded.__doc__ = settings_class.__name__, settings_class.__doc__
+    return Loaded

@@ -1,0 +1,6 @@
+"""Tests of the networks need the extra ``train``; where it is not installed they are left out."""
+
+from importlib.util import find_spec
+
+_MODULES = ("test_export.py", "test_networks.py", "test_states.py")
+collect_ignore = [] if all(map(find_spec, ("torch", "transformers", "onnx"))) else list(_MODULES)
