@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import grpc
-from trail.v1 import predictor_pb2
 
 from predictor_service import metrics, wire_store
 from predictor_service.artefact import Artefact
@@ -16,6 +15,7 @@ from predictor_service.step import Applied, Declaration, Predictions, Record, St
 from predictor_service.store import Claim
 from predictor_service.writer import Writer
 from sidecar.errors import Refused
+from trail.v1 import predictor_pb2
 
 # Up to here the models take less time than handing the work to a thread and back.
 INLINE_ROWS = 64

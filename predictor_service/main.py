@@ -1,11 +1,9 @@
 """Starts the predictor service: `python -m predictor_service.main --help`."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 
 import grpc
-from trail.v1 import predictor_pb2, predictor_pb2_grpc
 
 from predictor_service.availability import COMPONENT as STORE
 from predictor_service.availability import Availability
@@ -18,6 +16,8 @@ from sidecar import log, redis, server
 from sidecar.errors import Refused
 from sidecar.health import Health
 from sidecar.settings import load
+from sidecar.stopping import stop
+from trail.v1 import predictor_pb2, predictor_pb2_grpc
 
 MODEL = "model"
 
@@ -47,9 +47,7 @@ async def run(settings: PredictorSettings, *, ready: Callable[[int], None] | Non
         try:
             await server.run("predictor", settings, add_services, health, drain=drain, ready=ready)
         finally:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
+            await stop([watching])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

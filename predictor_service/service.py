@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 import grpc
-from trail.v1 import predictor_pb2, predictor_pb2_grpc
 
 from predictor_service import wire
 from predictor_service.availability import Availability
@@ -16,6 +15,7 @@ from predictor_service.stateless import predict
 from predictor_service.store import Store, StoreUnavailable
 from predictor_service.writer import Writer
 from sidecar.errors import InvalidField, Refused, abort
+from trail.v1 import predictor_pb2, predictor_pb2_grpc
 
 Context = Any
 

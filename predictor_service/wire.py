@@ -4,13 +4,13 @@ import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from trail.v1 import engine_pb2, predictor_pb2
 
 from predictor_service.artefact import Artefact
 from predictor_service.prompt import Prompt
 from predictor_service.step import Declaration, Predictions, Rows, Step
 from sidecar import vectors
 from sidecar.errors import InvalidField
+from trail.v1 import engine_pb2, predictor_pb2
 
 ENGINE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 MAX_REQUEST_ID_BYTES = 256

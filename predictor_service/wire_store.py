@@ -1,10 +1,10 @@
 """Records as the store holds them (`trail.v1.StoredPosterior`)."""
 
 import numpy as np
-from trail.v1 import predictor_pb2, state_pb2
 
 from predictor_service.artefact import Artefact
 from predictor_service.step import Record, Stage
+from trail.v1 import predictor_pb2, state_pb2
 
 
 def pack(record: Record) -> bytes:

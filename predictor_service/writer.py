@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 import grpc
-from trail.v1 import engine_pb2, predictor_pb2, state_pb2
 
 from predictor_service import metrics, wire, wire_store
 from predictor_service.availability import Availability
 from predictor_service.step import Applied
 from predictor_service.store import Claim, Fenced, Store, StoreUnavailable
 from sidecar.errors import Refused
+from trail.v1 import engine_pb2, predictor_pb2, state_pb2
 
 
 class Writer:

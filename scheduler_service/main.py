@@ -6,20 +6,20 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 import grpc
-from trail.v1 import scheduler_pb2, scheduler_pb2_grpc
 
 from scheduler_service.choice import PolicyBook
 from scheduler_service.outcomes import OutcomeLog
 from scheduler_service.service import SchedulerAdminServicer, SchedulerServicer
 from scheduler_service.sessions import Sessions
 from scheduler_service.settings import SchedulerSettings
-from scheduler_service.stopping import stop
 from scheduler_service.store_watch import COMPONENT, watch_store
 from sidecar import log
 from sidecar.health import Health
 from sidecar.redis import connect
 from sidecar.server import run, serve
 from sidecar.settings import load
+from sidecar.stopping import stop
+from trail.v1 import scheduler_pb2, scheduler_pb2_grpc
 
 _OUTCOME_FLUSH_S = 1.0
 

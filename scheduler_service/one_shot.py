@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from trail.v1 import scheduler_pb2
 
 from scheduler_service import wire
 from scheduler_service.messages import Declaration, Delta, Epoch, Predictions, PublishedMessage, Running
@@ -13,6 +12,7 @@ from scheduler_service.settings import SchedulerSettings
 from scheduler_service.state import EngineState
 from scheduler_service.view import EngineView, Floats
 from sidecar.errors import InvalidField
+from trail.v1 import scheduler_pb2
 
 _DECODE = 3
 _EPOCH = Epoch(1, 0)

@@ -7,7 +7,6 @@ import contextlib
 from typing import Any
 
 import grpc
-from trail.v1 import scheduler_pb2, scheduler_pb2_grpc
 
 from scheduler_service import wire, wire_policy
 from scheduler_service.choice import PolicyBook
@@ -20,6 +19,7 @@ from scheduler_service.session import EngineSession
 from scheduler_service.sessions import Sessions
 from scheduler_service.settings import SchedulerSettings
 from sidecar.errors import InvalidField, Refused, abort
+from trail.v1 import scheduler_pb2, scheduler_pb2_grpc
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -16,9 +16,9 @@ from scheduler_service.messages import Open
 from scheduler_service.outcomes import OutcomeLog
 from scheduler_service.session import EngineSession
 from scheduler_service.settings import SchedulerSettings
-from scheduler_service.stopping import stop
 from scheduler_service.subscriber import PredictionSubscriber
 from sidecar.errors import Refused
+from sidecar.stopping import stop
 
 
 class Sessions:

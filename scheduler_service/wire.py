@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from trail.v1 import engine_pb2, scheduler_pb2
 
 from scheduler_service.messages import Declaration, Delta, Epoch, Open, Outcome, Running
 from scheduler_service.view import Capacity, Ints
 from sidecar.errors import InvalidField
+from trail.v1 import engine_pb2, scheduler_pb2
 
 _ENGINE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 MAX_REQUEST_ID_BYTES = 256

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from trail.v1 import engine_pb2, scheduler_pb2
 
 from scheduler_service.choice import PolicyChoice
 from scheduler_service.messages import Epoch
 from scheduler_service.planner import Plan
+from trail.v1 import engine_pb2, scheduler_pb2
 
 NO_PREDICTION = 2**32 - 1
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from trail.v1 import predictor_pb2, state_pb2
 
 from scheduler_service.messages import Epoch, Predictions, PublishedMessage, Snapshot
 from scheduler_service.view import Floats
+from trail.v1 import predictor_pb2, state_pb2
 
 _PROMPT, _PREFILL, _DECODE = 1, 2, 3
 # An external prediction is an r0 like any other.

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import signal
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from sidecar.health import Health
 from sidecar.settings import ServerSettings
+from sidecar.stopping import until_told
 
 
 class StartError(RuntimeError):
@@ -55,7 +55,7 @@ async def run(
     )
     port = _bind(name, server, settings)
     stop = asyncio.Event()
-    with _metrics(name, settings), _signals(stop):
+    with _metrics(name, settings), until_told(stop, exit_with_parent=settings.exit_with_parent):
         await server.start()
         reporting = asyncio.create_task(health.report(health_servicer, services))
         log.info("ready", address=f"{settings.host}:{port}", services=services)
@@ -116,21 +116,3 @@ def _metrics(name: str, settings: ServerSettings) -> Iterator[None]:
         http.shutdown()
         http.server_close()
         thread.join()
-
-
-@contextlib.contextmanager
-def _signals(stop: asyncio.Event) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    try:
-        for number in numbers:
-            loop.add_signal_handler(number, stop.set)
-    except (RuntimeError, ValueError):
-        # Signals reach the main thread only; a server inside another thread is stopped by cancellation.
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)

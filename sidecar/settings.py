@@ -41,6 +41,8 @@ class ServerSettings(BaseSettings):
     """Most living requests of one engine."""
     drain_timeout_s: float = Field(default=5.0, ge=0)
     """Seconds that calls have to end after SIGTERM."""
+    exit_with_parent: bool = False
+    """End when standard input does: a supervisor holds its other end."""
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
     """Least severity that is logged."""
     log_format: Literal["json", "console"] = "json"

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from trail.v1 import engine_pb2
 
 from sidecar.errors import InvalidField
+from trail.v1 import engine_pb2
 
 Matrix = npt.NDArray[Any]
 

@@ -9,11 +9,11 @@ from typing import Any, Generic, TypeVar, cast
 
 import grpc
 import structlog
-from trail.v1 import engine_pb2
 
 from engine_adapter.agent.backoff import Backoff
 from engine_adapter.agent.epochs import EpochMint
 from engine_adapter.agent.settings import AgentSettings
+from trail.v1 import engine_pb2
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")

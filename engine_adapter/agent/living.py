@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from trail.v1 import engine_pb2
 
 from engine_adapter.agent.counters import Counters
 from engine_adapter.records import Arrived, Step
+from trail.v1 import engine_pb2
 
 PROMPT_BUDGET_TOKENS = 8 << 20
 """Prompt tokens kept for declaring requests again; what exceeds it is declared without ids."""

@@ -4,11 +4,11 @@ import time
 from itertools import count
 
 import numpy as np
-from trail.v1 import scheduler_pb2
 
 from engine_adapter.agent.counters import Counters
 from engine_adapter.agent.plan_book import PlanBook
 from engine_adapter.board import MAX_ENTRIES, MAX_PREEMPTIONS, BoardPlan, BoardWriter
+from trail.v1 import scheduler_pb2
 
 
 class PlanPublisher:

@@ -3,7 +3,6 @@
 import asyncio
 
 import grpc
-from trail.v1 import engine_pb2, predictor_pb2, predictor_pb2_grpc
 
 from engine_adapter.agent.counters import Counters
 from engine_adapter.agent.epochs import EpochMint, StepNumbers
@@ -13,6 +12,7 @@ from engine_adapter.agent.prediction_book import PredictionBook
 from engine_adapter.agent.predictor_outbox import PredictorOutbox
 from engine_adapter.agent.settings import AgentSettings
 from engine_adapter.records import Rows
+from trail.v1 import engine_pb2, predictor_pb2, predictor_pb2_grpc
 
 _Call = grpc.aio.StreamStreamCall[predictor_pb2.StreamPredictRequest, predictor_pb2.StreamPredictResponse]
 

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from trail.v1 import engine_pb2, predictor_pb2
-
 from engine_adapter.agent import rows as row_sets
 from engine_adapter.agent.counters import Counters
 from engine_adapter.agent.living import declaration
 from engine_adapter.records import Arrived, Rows
+from trail.v1 import engine_pb2, predictor_pb2
 
 
 @dataclass(slots=True)

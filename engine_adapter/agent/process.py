@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +26,7 @@ from engine_adapter.agent.statistics import Statistics
 from engine_adapter.board import BoardWriter
 from engine_adapter.paths import EVENT_RING_BYTES, ROW_RING_BYTES, EnginePaths, engine_paths
 from engine_adapter.ring import RingConsumer
+from sidecar.stopping import until_told
 
 STATISTICS_INTERVAL_S = 1.0
 
@@ -45,7 +44,7 @@ async def run(settings: AgentSettings) -> None:
     """
     paths = engine_paths(settings.engine_id, settings.shm_root)
     stop = asyncio.Event()
-    with _only_agent_of(paths.folder, settings.engine_id), _until_told(stop, settings.exit_with_parent):
+    with _only_agent_of(paths.folder, settings.engine_id), until_told(stop, exit_with_parent=settings.exit_with_parent):
         agent = Agent(settings, paths)
         try:
             await agent.serve(stop)
@@ -166,28 +165,3 @@ def _only_agent_of(folder: Path, engine_id: str) -> Iterator[None]:
         raise StartError(f"agent: another agent serves engine {engine_id} ({folder})") from None
     finally:
         os.close(lock)
-
-
-@contextlib.contextmanager
-def _until_told(stop: asyncio.Event, exit_with_parent: bool) -> Iterator[None]:
-    """Sets ``stop`` on SIGTERM and SIGINT, and at the end of standard input where ``exit_with_parent``."""
-    loop = asyncio.get_running_loop()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
-        loop.add_signal_handler(number, stop.set)
-    stdin = sys.stdin.fileno() if exit_with_parent else -1
-
-    def read() -> None:
-        if not os.read(stdin, 4096):
-            loop.remove_reader(stdin)
-            stop.set()
-
-    if exit_with_parent:
-        loop.add_reader(stdin, read)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
-        if exit_with_parent:
-            loop.remove_reader(stdin)

@@ -3,7 +3,6 @@
 import asyncio
 
 import grpc
-from trail.v1 import engine_pb2, scheduler_pb2, scheduler_pb2_grpc
 
 from engine_adapter.agent.counters import Counters
 from engine_adapter.agent.epochs import EpochMint, StepNumbers
@@ -13,6 +12,7 @@ from engine_adapter.agent.plans import PlanPublisher
 from engine_adapter.agent.scheduler_outbox import SchedulerOutbox
 from engine_adapter.agent.settings import AgentSettings
 from engine_adapter.records import Engine
+from trail.v1 import engine_pb2, scheduler_pb2, scheduler_pb2_grpc
 
 _Call = grpc.aio.StreamStreamCall[scheduler_pb2.CoordinateRequest, scheduler_pb2.CoordinateResponse]
 

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from trail.v1 import scheduler_pb2
-
 from engine_adapter.agent.counters import Counters
 from engine_adapter.agent.living import declaration
 from engine_adapter.records import Arrived, Engine, Finished, Step
+from trail.v1 import scheduler_pb2
 
 
 @dataclass(slots=True)

@@ -58,7 +58,8 @@ class Reporter:
         living = _Living(handle_of(request.request_id), request)
         self._living[request.request_id] = living
         self._by_handle[living.handle] = request.request_id
-        self._ring.write(_arrived(living).pack())
+        if not self._declare_to_newcomer():
+            self._ring.write(_arrived(living).pack())
 
     def finished(self, request: Request) -> None:
         living = self._living.pop(request.request_id, None)
@@ -94,8 +95,7 @@ class Reporter:
         waiting: int,
     ) -> None:
         """Reports the batch that ``schedule()`` has just made; declares everything where the agent is new."""
-        if self._ring.consumer_generation != self._heard_by:
-            self._declare_all()
+        self._declare_to_newcomer()
         now_ns = time.monotonic_ns()
         gone = list(preempted)
         self._follow_progress(running, output)
@@ -127,6 +127,13 @@ class Reporter:
                 cached = request.num_computed_tokens - scheduled.get(request.request_id, 0)
                 living.recomputed_tokens += max(living.lost_tokens - cached, 0)
                 living.lost_tokens = 0
+
+    def _declare_to_newcomer(self) -> bool:
+        """Declares everything where another agent listens than before, or the same one asks again."""
+        newcomer = self._ring.consumer_generation != self._heard_by
+        if newcomer:
+            self._declare_all()
+        return newcomer
 
     def _declare_all(self) -> None:
         self._heard_by = self._ring.consumer_generation

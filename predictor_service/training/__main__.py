@@ -107,7 +107,10 @@ def artefact(
         Classifier.load(work / "classifier.npz"),
         log_edges(fitted["bins"], *EDGES),
         Sampling(**notes["responses"]["arguments"]["sampling"]),
-        name=out.name, served_model=served_model, layers=tuple(fitted["layers"]), buckets=prompt_buckets,
+        name=out.name,
+        served_model=served_model,
+        layers=tuple(fitted["layers"]),
+        buckets=prompt_buckets,
         stages=notes,
     )
     write(made, out)

@@ -23,8 +23,15 @@ PROMPT_RECIPE = Recipe(widths=(64,), dropout=0.5, epochs=20, batch_rows=256, wei
 
 
 def assemble(
-    responses: Responses, classifier: Classifier, edges: Ints, sampling: Sampling, *,
-    name: str, served_model: str, layers: tuple[int, ...], buckets: int,
+    responses: Responses,
+    classifier: Classifier,
+    edges: Ints,
+    sampling: Sampling,
+    *,
+    name: str,
+    served_model: str,
+    layers: tuple[int, ...],
+    buckets: int,
     stages: Mapping[str, Any],
 ) -> tuple[Artefact, list[dict[str, float]]]:
     """The artefact, and every (tau, floor) tried on validation with its error."""
@@ -39,8 +46,12 @@ def assemble(
     prompt, prompt_losses = fit_prompt(responses, edges, buckets, PROMPT_RECIPE)
     features = prompt_features(responses, _test_requests(responses, classifier), buckets)
     metrics = measure(
-        classifier.test, responses, chosen, scale,
-        prompt=prompt.probabilities(features).astype(np.float64), constant=float(np.median(remaining)),
+        classifier.test,
+        responses,
+        chosen,
+        scale,
+        prompt=prompt.probabilities(features).astype(np.float64),
+        constant=float(np.median(remaining)),
     )
     training = {
         "stages": stages,
@@ -48,7 +59,9 @@ def assemble(
         "responses": {n: int((responses.split == i).sum()) for i, n in enumerate(("train", "validation", "test"))},
         "prompts": int(len(np.unique(responses.prompt))),
         "rows": {
-            "train": len(classifier.age), "validation": len(classifier.validation.age), "test": len(classifier.test.age)
+            "train": len(classifier.age),
+            "validation": len(classifier.validation.age),
+            "test": len(classifier.test.age),
         },
         "cut_at_max_tokens": round(float(1 - responses.finished[learnt].mean()), 4),
         "open_bin_hazard_per_token": hazard,
@@ -58,11 +71,20 @@ def assemble(
         "versions": versions(),
     }
     return Artefact(
-        name=name, served_model=served_model, layers=layers,
+        name=name,
+        served_model=served_model,
+        layers=layers,
         hidden_size=(len(classifier.dense.mean) - 1) // len(layers),
-        states=classifier.dense, prompt=prompt, edges=edges, representatives=means,
-        rates=chosen.rates, prior=chosen.prior, tau=chosen.tau, floor=chosen.floor,
-        training=training, metrics=metrics,
+        states=classifier.dense,
+        prompt=prompt,
+        edges=edges,
+        representatives=means,
+        rates=chosen.rates,
+        prior=chosen.prior,
+        tau=chosen.tau,
+        floor=chosen.floor,
+        training=training,
+        metrics=metrics,
     ), tried
 
 

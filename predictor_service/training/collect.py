@@ -67,9 +67,7 @@ def chat_token_ids(llm: Path, prompts: Sequence[str]) -> list[list[int]]:
 
     tokenizer = AutoTokenizer.from_pretrained(str(llm))
     texts = [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
+        tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
         for prompt in prompts
     ]
     ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -98,8 +96,11 @@ def sample_responses(llm: Path, prompts: list[list[int]], split: Ints, sampling:
     seeds = [sampling.seed + 1000 * p + s for p, s in drawn]
     parameters = [
         SamplingParams(
-            temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens,
-            seed=seed, detokenize=False,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            seed=seed,
+            detokenize=False,
         )
         for seed in seeds
     ]

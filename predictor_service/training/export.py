@@ -149,7 +149,9 @@ def write(artefact: Artefact, folder: Path) -> None:
         "metrics": artefact.metrics,
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         "canary": {
-            "hidden_seed": CANARY_SEED, "rows": len(CANARY_AGES), "ages": list(CANARY_AGES),
+            "hidden_seed": CANARY_SEED,
+            "rows": len(CANARY_AGES),
+            "ages": list(CANARY_AGES),
             "probabilities": canary.astype(float).round(6).tolist(),
         },
     }

@@ -39,8 +39,12 @@ class Classifier:
 
     def save(self, path: Path) -> None:
         flat: dict[str, NDArray[np.generic]] = {
-            "prior": self.prior, "age": self.age, "response": self.response, "losses": np.array(self.losses),
-            "dense.mean": self.dense.mean, "dense.scale": self.dense.scale,
+            "prior": self.prior,
+            "age": self.age,
+            "response": self.response,
+            "losses": np.array(self.losses),
+            "dense.mean": self.dense.mean,
+            "dense.scale": self.dense.scale,
         }
         for i, (weight, bias) in enumerate(self.dense.layers):
             flat |= {f"dense.weight{i}": weight, f"dense.bias{i}": bias}
@@ -62,8 +66,12 @@ class Classifier:
         }
         return cls(
             Dense(flat["dense.mean"], flat["dense.scale"], tuple(layers)),
-            flat["prior"], flat["age"], flat["response"],
-            streams["validation"], streams["test"], flat["losses"].tolist(),
+            flat["prior"],
+            flat["age"],
+            flat["response"],
+            streams["validation"],
+            streams["test"],
+            flat["losses"].tolist(),
         )
 
 
@@ -80,9 +88,13 @@ def fit_classifier(train_on: States, validation: States, test: States, edges: In
     truth = predict(network, rows) * rows.possible.cpu().numpy()
     prior = (truth / truth.sum(axis=1, keepdims=True)).mean(axis=0, dtype=np.float64)
     return Classifier(
-        network.dense(), prior, train_on.age, train_on.response,
+        network.dense(),
+        prior,
+        train_on.age,
+        train_on.response,
         Stream.of(validation, predict(network, held_out)),
-        Stream.of(test, predict(network, _rows(test, edges, device))), losses,
+        Stream.of(test, predict(network, _rows(test, edges, device))),
+        losses,
     )
 
 

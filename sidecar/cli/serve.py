@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -13,10 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import grpc
-from trail.v1 import predictor_pb2, predictor_pb2_grpc
 
 from engine_adapter.paths import engine_paths
 from sidecar.supervise import Supervisor
+from trail.v1 import predictor_pb2, predictor_pb2_grpc
 
 DTYPE_NAMES = {1: "float16", 2: "bfloat16", 3: "float32"}
 
@@ -45,8 +46,7 @@ def run_serve(
         folder = engine_paths(engine_id).folder
     except ValueError as error:
         raise ServeError(str(error)) from None
-    # The rings of an engine that died are of no use to this one.
-    shutil.rmtree(folder, ignore_errors=True)
+    _clear(folder, engine_id)
     trail = {"engine_id": engine_id, "layers": tapped, "row_dtype": row_dtype}
     command = vllm_command(model, vllm_flags, trail)
     settings = {
@@ -60,6 +60,19 @@ def run_serve(
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: engine.send_signal(signal.SIGINT))
         return engine.wait()
+
+
+def _clear(folder: Path, engine_id: str) -> None:
+    """Removes the rings of an engine of this name that died: they are of no use to this one."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (folder / "agent.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ServeError(
+                f"an engine {engine_id!r} runs here already ({folder}): give another --engine-id"
+            ) from None
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def vllm_command(model: str, flags: list[str], trail: Mapping[str, object]) -> list[str]:

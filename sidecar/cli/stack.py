@@ -73,10 +73,10 @@ def running_stack(
         if model_dir is not None:
             predictor += ["--model-dir", str(model_dir)]
         scheduler = ["--port", str(scheduler_port), "--host", host, "--redis-url", url]
-        services = [
-            parts.enter_context(Supervisor(name, [sys.executable, "-m", f"{name}_service.main", *flags], log=log))
-            for name, flags in (("predictor", predictor), ("scheduler", scheduler))
-        ]
+        services = []
+        for name, flags in (("predictor", predictor), ("scheduler", scheduler)):
+            command = [sys.executable, "-m", f"{name}_service.main", *flags, "--exit-with-parent"]
+            services.append(parts.enter_context(Supervisor(name, command, log=log)))
         for service, address in zip(services, (stack.predictor, stack.scheduler), strict=True):
             _await_ready(service, address, start_timeout_s, log_file)
         yield stack

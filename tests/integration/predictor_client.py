@@ -8,11 +8,11 @@ from typing import Any
 
 import grpc
 import numpy as np
-from trail.v1 import engine_pb2, predictor_pb2, predictor_pb2_grpc
 
 from predictor_service.main import run
 from predictor_service.settings import PredictorSettings
 from sidecar import vectors
+from trail.v1 import engine_pb2, predictor_pb2, predictor_pb2_grpc
 
 DIM = 16
 FLOAT16 = engine_pb2.DTYPE_FLOAT16

@@ -8,12 +8,12 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from trail.v1 import engine_pb2, predictor_pb2, scheduler_pb2, scheduler_pb2_grpc, state_pb2
 
 from scheduler_service.main import scheduler
 from scheduler_service.settings import SchedulerSettings
 from sidecar.redis import keys
 from tests.conftest import Valkey
+from trail.v1 import engine_pb2, predictor_pb2, scheduler_pb2, scheduler_pb2_grpc, state_pb2
 
 DEADLINE_S = 20.0
 PROMPT_TOKENS = 10

@@ -7,14 +7,14 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from engine_adapter.records import Engine
 from engine_adapter.simulated.engine import SimulatedEngine
-from engine_adapter.supervise import AgentSupervisor
+from sidecar.supervise import Supervisor
 from tests.integration.agent_harness import STEP_S, AgentProcess, Harness
 from tests.integration.agent_services import DIM, Predictor, Scheduler, Served
 
@@ -65,7 +65,7 @@ async def start_agent(services: Services) -> AsyncIterator[StartAgent]:
 
 async def test_a_killed_agent_comes_back_and_declares_everything_again(tmp_path: Path, services: Services) -> None:
     harness = Harness(tmp_path, DIM)
-    supervisor = AgentSupervisor(harness.settings(*services.targets))
+    supervisor = agent_supervisor(harness.settings(*services.targets))
     with supervisor:
         names = harness.submit(3)
         await harness.until(lambda: harness.engine.plan)
@@ -181,8 +181,9 @@ async def test_without_services_the_agent_waits_and_the_engine_serves(tmp_path: 
 def test_the_agent_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     program = textwrap.dedent("""
         import sys, time
-        from engine_adapter.supervise import AgentSupervisor
-        supervisor = AgentSupervisor({"shm_root": sys.argv[1]})
+        from sidecar.supervise import Supervisor
+        settings = {"TRAIL_AGENT_SHM_ROOT": sys.argv[1], "TRAIL_AGENT_EXIT_WITH_PARENT": "true"}
+        supervisor = Supervisor("agent", [sys.executable, "-m", "engine_adapter.agent"], settings)
         supervisor.start()
         while supervisor.process_id is None:
             time.sleep(0.01)
@@ -199,7 +200,7 @@ def test_the_agent_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
 
 
 def test_an_agent_that_cannot_start_is_tried_again_with_longer_waits(tmp_path: Path) -> None:
-    supervisor = AgentSupervisor({"shm_root": str(tmp_path), "engine_id": "not allowed"})
+    supervisor = agent_supervisor({"shm_root": str(tmp_path), "engine_id": "not allowed"})
     with supervisor:
         wait_for(lambda: supervisor.restarts >= 2)
     assert supervisor.process_id is None
@@ -210,6 +211,11 @@ def test_a_simulated_engine_runs_to_the_end_without_an_agent(tmp_path: Path) -> 
     names = harness.submit(8, output_tokens=20)
     engine: SimulatedEngine = harness.engine
     assert sorted(request.request_id for request in engine.run(0.0, timeout_s=20)) == names
+
+
+def agent_supervisor(settings: Mapping[str, str]) -> Supervisor:
+    environment = {f"TRAIL_AGENT_{name.upper()}": value for name, value in settings.items()}
+    return Supervisor("agent", [sys.executable, "-m", "engine_adapter.agent"], environment)
 
 
 def alive(process_id: int) -> bool:

@@ -9,11 +9,11 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from trail.v1 import scheduler_pb2
 
 from engine_adapter.records import handle_of
 from tests.integration.agent_harness import AgentProcess, Harness
 from tests.integration.agent_services import DIM, Predictor, Scheduler, Served
+from trail.v1 import scheduler_pb2
 
 
 class Site:

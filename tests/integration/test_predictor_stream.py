@@ -7,7 +7,6 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from trail.v1 import engine_pb2, predictor_pb2, state_pb2
 
 from predictor_service.artefact import load
 from sidecar import vectors
@@ -23,6 +22,7 @@ from tests.integration.predictor_client import (
     prompt_rows,
     service,
 )
+from trail.v1 import engine_pb2, predictor_pb2, state_pb2
 
 NAMES = keys("e")
 

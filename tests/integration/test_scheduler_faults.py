@@ -6,7 +6,6 @@ import signal
 
 import grpc
 import pytest
-from trail.v1 import engine_pb2, scheduler_pb2
 
 from tests.conftest import Valkey
 from tests.integration.scheduler_engine import (
@@ -18,6 +17,7 @@ from tests.integration.scheduler_engine import (
     running_scheduler,
     until,
 )
+from trail.v1 import engine_pb2, scheduler_pb2
 
 ENGINE = "engine-faults"
 

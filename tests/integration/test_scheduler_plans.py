@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-from trail.v1 import scheduler_pb2, scheduler_pb2_grpc
 
 from tests.conftest import Valkey
 from tests.integration.scheduler_engine import Engine, Predictor, declared, engine, running_scheduler, until
+from trail.v1 import scheduler_pb2, scheduler_pb2_grpc
 
 ENGINE = "engine-plans"
 

@@ -4,9 +4,9 @@ import asyncio
 import random
 
 from scheduler_service.messages import PublishedMessage, Snapshot
-from scheduler_service.stopping import stop
 from scheduler_service.subscriber import PredictionSubscriber
 from sidecar.redis import connect
+from sidecar.stopping import stop
 from tests.conftest import Valkey
 
 

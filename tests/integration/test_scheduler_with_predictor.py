@@ -7,13 +7,13 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-from trail.v1 import engine_pb2, predictor_pb2, predictor_pb2_grpc
 
 from predictor_service import main as predictor
 from predictor_service.settings import PredictorSettings
 from tests import artefacts
 from tests.conftest import Valkey
 from tests.integration.scheduler_engine import Predictor, declared, engine, running_scheduler
+from trail.v1 import engine_pb2, predictor_pb2, predictor_pb2_grpc
 
 ENGINE = "engine-both"
 DIM = 16

@@ -21,7 +21,6 @@ import httpx
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from trail.v1 import scheduler_pb2, scheduler_pb2_grpc
 
 from engine_adapter.paths import engine_paths
 from sidecar.cli.demo import report as reporting
@@ -38,6 +37,7 @@ from sidecar.cli.demo.load import Sample, Sampling, send
 from sidecar.cli.demo.model import smollm2
 from sidecar.cli.demo.prompts import Prompts, load
 from sidecar.cli.stack import Stack, StackError, running_stack
+from trail.v1 import scheduler_pb2, scheduler_pb2_grpc
 
 ENGINE_ID = "demo"
 GREEDY_REQUESTS = 24

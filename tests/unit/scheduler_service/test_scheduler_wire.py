@@ -1,11 +1,11 @@
 """What is refused at the door, and how it is told."""
 
 import pytest
-from trail.v1 import engine_pb2, predictor_pb2, scheduler_pb2, state_pb2
 
 from scheduler_service import wire, wire_policy, wire_store
 from scheduler_service.choice import PolicyBook, PolicyChoice
 from sidecar.errors import InvalidField
+from trail.v1 import engine_pb2, predictor_pb2, scheduler_pb2, state_pb2
 
 EPOCH = engine_pb2.Epoch(incarnation=3, counter=1)
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from trail.v1 import engine_pb2
 
 from sidecar import vectors
 from sidecar.errors import InvalidField
+from trail.v1 import engine_pb2
 
 
 @pytest.mark.parametrize(

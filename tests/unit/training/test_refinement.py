@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+from predictor_service.bins import Bins
+from predictor_service.training.evaluate import Scale, ranked_score
 from predictor_service.training.labels import leaving_rates, log_edges
 from predictor_service.training.refinement import Refinement, refine
 
@@ -44,3 +46,14 @@ def test_noisy_evidence_is_pooled_over_steps() -> None:
     wrong = np.abs(p.argmax(axis=1) - bins)[20:].mean()
     refined = refine(p, np.arange(80), _settings(0.3))
     assert np.abs(refined.argmax(axis=1) - bins)[20:].mean() < wrong
+
+
+def test_ranked_score_prefers_the_truth_and_asks_nothing_beyond_the_cap() -> None:
+    scale = Scale(Bins(EDGES.astype(float), EDGES.astype(float)), max_tokens=200)
+    sure, vague = np.eye(12)[[6]], np.full((1, 12), 1 / 12)
+    truth, age = np.array([float(EDGES[6]) + 1]), np.array([0])
+    assert ranked_score(sure, truth, age, scale) < ranked_score(vague, truth, age, scale)
+    assert ranked_score(sure, truth, age, scale) < ranked_score(np.eye(12)[[3]], truth, age, scale)
+    cut = np.array([50.0])  # the cap leaves 50: whatever lies above is equally right
+    above = [ranked_score(np.eye(12)[[i]], cut, np.array([150]), scale)[0] for i in (9, 10, 11)]
+    assert above == pytest.approx([0, 0, 0])
