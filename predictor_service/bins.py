@@ -25,9 +25,15 @@ class Bins:
     def __len__(self) -> int:
         return len(self.edges)
 
-    def mean(self, q: Array) -> Array:
-        """L = sum_i q(i) m_i, tokens [N], for q [N, B]."""
-        return q @ self.representatives
+    def mean(self, q: Array, at_most: Array | None = None) -> Array:
+        """L = sum_i q(i) m_i, tokens [N], for q [N, B].
+
+        ``at_most`` [N]: tokens after which the request is cut, if it is; then L = sum_i q(i) min(m_i, at_most).
+        """
+        if at_most is None:
+            return q @ self.representatives
+        means: Array = (q * np.minimum(self.representatives, at_most[:, None])).sum(axis=1)
+        return means
 
     def quantile(self, q: Array, level: float) -> Array:
         """Length [N] that is not exceeded with probability `level`, interpolated inside the bin."""

@@ -16,7 +16,8 @@ _FIRST_CAPACITY = 64
 class Requests:
     """Row `slot` of every array belongs to one request, from `add` to `remove`.
 
-    Units: `age` in generated tokens; `r0`, `r1` in total tokens (`r1` is 0 until known);
+    Units: `age` in generated tokens; `cap` in total tokens, infinite where there is none; `r0`, `r1` in total
+    tokens (`r1` is 0 until known);
     `mean`, `median`, `p10` and `p90` in tokens still to come; `q` [slots, bins] is the posterior.
     """
 
@@ -30,6 +31,7 @@ class Requests:
         self.step = np.zeros(_FIRST_CAPACITY, dtype=np.uint64)
         self.age = np.zeros(_FIRST_CAPACITY, dtype=np.int64)
         self.stage = np.zeros(_FIRST_CAPACITY, dtype=np.int64)
+        self.cap = np.full(_FIRST_CAPACITY, np.inf)
         self.r0 = np.zeros(_FIRST_CAPACITY)
         self.r1 = np.zeros(_FIRST_CAPACITY)
         self.mean = np.zeros(_FIRST_CAPACITY)
@@ -54,7 +56,7 @@ class Requests:
     def ids(self) -> list[str]:
         return list(self._by_id)
 
-    def add(self, handle: int, request_id: str, age_tokens: int) -> int:
+    def add(self, handle: int, request_id: str, age_tokens: int, max_tokens: int) -> int:
         """The slot of a new request, of which nothing is known but its age."""
         if not self._free:
             self._grow()
@@ -63,6 +65,7 @@ class Requests:
         self._ids[slot] = request_id
         self.handle[slot], self.age[slot] = handle, age_tokens
         self.step[slot], self.stage[slot] = 0, Stage.PROMPT
+        self.cap[slot] = max_tokens or np.inf
         self.r0[slot] = self.r1[slot] = 0.0
         return slot
 
@@ -89,10 +92,13 @@ class Requests:
         return int(self.stage[slot]) in (Stage.PREFILL, Stage.DECODE)
 
     def set_posterior(self, slots: Ages, q: Array) -> None:
+        """Sets q [N, bins] of requests whose age is already that of q, and what it says."""
         bins = self._artefact.bins
+        left = np.maximum(self.cap[slots] - self.age[slots], 1.0)
         self.q[slots] = q
-        self.mean[slots] = bins.mean(q)
-        self.p10[slots], self.median[slots], self.p90[slots] = bins.quantiles(q, (0.1, 0.5, 0.9))
+        self.mean[slots] = bins.mean(q, left)
+        quantiles = bins.quantiles(q, (0.1, 0.5, 0.9))
+        self.p10[slots], self.median[slots], self.p90[slots] = (np.minimum(each, left) for each in quantiles)
 
     def predictions(self, step: int, slots: Iterable[int], problems: Iterable[RowProblem] = ()) -> Predictions:
         at = np.fromiter(slots, dtype=np.int64)
@@ -122,6 +128,6 @@ class Requests:
         old = len(self._ids)
         self._ids += [""] * old
         self._free = list(range(old, 2 * old))
-        for name in ("handle", "step", "age", "stage", "r0", "r1", "mean", "median", "p10", "p90", "q"):
+        for name in ("handle", "step", "age", "stage", "cap", "r0", "r1", "mean", "median", "p10", "p90", "q"):
             array = getattr(self, name)
             setattr(self, name, np.concatenate([array, np.zeros_like(array)]))

@@ -125,14 +125,16 @@ class EngineSession:
                 f"declared: more than {self._max_requests} living requests (max_requests_per_engine)",
                 retry_after_ms=1000,
             )
-        return self.requests.add(declaration.handle, declaration.request_id, declaration.age_tokens)
+        return self.requests.add(
+            declaration.handle, declaration.request_id, declaration.age_tokens, declaration.max_tokens
+        )
 
     def _predict_from_prompts(self, fresh: Mapping[int, Declaration]) -> None:
         if not fresh:
             return
         slots = np.fromiter(fresh, dtype=np.int64)
         total = self.artefact.prompt([declaration.prompt for declaration in fresh.values()])
-        self.requests.r0[slots] = self.artefact.bins.mean(total)
+        self.requests.r0[slots] = self.artefact.bins.mean(total, self.requests.cap[slots])
         self._set_prompt_stage(slots, total)
 
     def _set_prompt_stage(self, slots: Ages, total: Array) -> None:
@@ -160,7 +162,7 @@ class EngineSession:
         requests, evidence = self.requests, self.artefact.evidence
         prior = self.artefact.transition.advance(requests.q[slots], np.maximum(ages - requests.age[slots], 0))
         refined = requests.refined(slots)[:, None]
-        requests.set_posterior(slots, np.where(refined, evidence.update(prior, p), evidence.start(p)))
         requests.step[slots], requests.age[slots], requests.stage[slots] = step, ages, stage
+        requests.set_posterior(slots, np.where(refined, evidence.update(prior, p), evidence.start(p)))
         if stage == Stage.PREFILL:
             requests.r1[slots] = requests.mean[slots]

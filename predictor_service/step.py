@@ -37,6 +37,8 @@ class Declaration:
     request_id: str
     prompt: Prompt
     age_tokens: int
+    max_tokens: int = 0
+    """The cap that the request carries; 0: none."""
 
 
 @dataclass(frozen=True)

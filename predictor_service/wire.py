@@ -116,7 +116,7 @@ def _declaration(message: engine_pb2.RequestDeclaration, field: str) -> Declarat
         raise InvalidField(f"{field}.request_id", f"{size} bytes", limit=f"1 to {MAX_REQUEST_ID_BYTES}")
     ids = np.array(message.prompt_token_ids, dtype=np.uint32)
     prompt = Prompt(ids, message.prompt_tokens or len(ids))
-    return Declaration(message.handle, message.request_id, prompt, message.age_tokens)
+    return Declaration(message.handle, message.request_id, prompt, message.age_tokens, message.max_tokens)
 
 
 def _prompts(message: predictor_pb2.PromptRows, dim: int) -> Rows:

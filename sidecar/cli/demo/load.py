@@ -31,7 +31,7 @@ class Sampling:
     """How the model samples; every request has a seed of its own."""
 
     temperature: float = 0.7
-    top_p: float = 0.95
+    top_p: float = 1.0
     max_tokens: int = 256
 
 
@@ -103,7 +103,10 @@ async def request(
         async for line in answer.aiter_lines():
             if not line.startswith("data: {"):
                 continue
-            for choice in json.loads(line[6:])["choices"]:
+            event = json.loads(line[6:])
+            if "error" in event:
+                raise httpx.RemoteProtocolError(f"the engine answered: {event['error']}", request=answer.request)
+            for choice in event["choices"]:
                 tokens.extend(choice.get("token_ids") or ())
                 if tokens and not first_s:
                     first_s = time.perf_counter()

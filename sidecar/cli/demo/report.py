@@ -75,28 +75,31 @@ def write(report: dict[str, Any], runs: Mapping[str, Sequence[Run]], folder: Pat
 def show(report: dict[str, Any], console: Console) -> None:
     """The table and what to make of it."""
     policies, stock = report["policies"], report["policies"][STOCK]
-    table = Table(title=f"{report['requests']} requests an arm, median of {report['repeats']} repeats; seconds")
-    heads = ("arm", "mean", "p50", "p95", "p99", "TTFT mean", "p50", "p95", "p99", "preempted", "rows", "age", "error")
-    for head in heads:
-        table.add_column(head, justify="left" if head == "arm" else "right")
+    times = Table(title=f"{report['requests']} requests an arm, median of {report['repeats']} repeats, seconds")
+    counts = Table(title="what the engine and the agent counted")
+    percentiles = ("mean", "p50", "p95", "p99")
+    for table, heads in (
+        (times, ("arm", *(f"latency\n{key}" for key in percentiles), *(f"TTFT\n{key}" for key in percentiles))),
+        (counts, ("arm", "preemptions\na run", "embeddings\nshipped", "prediction age\np50, steps", "error\ntokens")),
+    ):
+        for head in heads:
+            table.add_column(head, justify="left" if head == "arm" else "right")
     for arm in ARMS:
         figures = policies[arm.name]
-        keys = ("mean", "p50", "p95", "p99")
-        latency = [f"{figures[f'{key}_latency_s']:.2f}" for key in keys]
-        first = [f"{figures[f'{key}_ttft_s']:.2f}" for key in keys]
-        table.add_row(
-            arm.name, *latency, *first, f"{figures['preemptions']:.0f}",
-            f"{figures['agent'].get('rows_shipped', 0):.0f}", _number(figures["prediction_age_tokens_p50"], 0),
-            _number(figures["prediction_error_tokens"], 0),
+        each = [figures[f"{key}_{what}_s"] for what in ("latency", "ttft") for key in percentiles]
+        times.add_row(arm.name, *(f"{value:.2f}" for value in each))
+        counts.add_row(
+            arm.name, f"{figures['preemptions']:.0f}", f"{figures['agent'].get('rows_shipped', 0):.0f}",
+            _number(figures["prediction_age_tokens_p50"], 0), _number(figures["prediction_error_tokens"], 0),
         )  # fmt: skip
-    console.print(table)
-    console.print("rows: embeddings shipped, all repeats; age, error: of the predictions in use, tokens", style="dim")
+    console.print(times, counts)
     for arm in ARMS[1:]:
         figures = policies[arm.name]
         console.print(
-            f"{arm.name:12} mean latency {figures['mean_latency_s'] / stock['mean_latency_s']:.2f}x, "
-            f"mean TTFT {figures['mean_ttft_s'] / stock['mean_ttft_s']:.2f}x of stock's   [dim]{arm.what}[/]",
+            f"{arm.name:12} latency x {figures['mean_latency_s'] / stock['mean_latency_s']:.2f}, "
+            f"TTFT x {figures['mean_ttft_s'] / stock['mean_ttft_s']:.2f} of stock's   [dim]{arm.what}[/]",
             highlight=False,
+            soft_wrap=True,
         )
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -41,6 +42,9 @@ from trail.v1 import scheduler_pb2, scheduler_pb2_grpc
 
 ENGINE_ID = "demo"
 GREEDY_REQUESTS = 24
+WARM_UP_REQUESTS = 16
+LOAD = 2.0
+"""Arrivals over what the engine can serve."""
 STATISTICS_PERIOD_S = 1.2
 """The agent writes its statistics once a second."""
 
@@ -110,24 +114,34 @@ def _bench(out: Path, slots: int, progress: Progress) -> Iterator[Bench]:
         progress.update(task, advance=1, description="starting store and services")
         services = running_stack(predictor_port=free_port(), scheduler_port=free_port(), log_file=out / "services.log")
         stack = parts.enter_context(services)
-        progress.update(task, advance=1, description="starting vLLM, stock")
-        stock = parts.enter_context(stock_engine(model, slots, cores, out / "stock.log"))
-        progress.update(task, advance=1, description="starting vLLM with the adapter")
-        attached = parts.enter_context(
-            attached_engine(model, slots, cores, out / "attached.log", ENGINE_ID, stack.predictor, stack.scheduler)
-        )
-        progress.update(task, advance=1, description="started")
+        progress.update(task, advance=1, description="starting vLLM twice")
+        with ThreadPoolExecutor(2) as both:
+            starts = [
+                both.submit(parts.enter_context, stock_engine(model, slots, cores, out / "stock.log")),
+                both.submit(
+                    parts.enter_context,
+                    attached_engine(
+                        model, slots, cores, out / "attached.log", ENGINE_ID, stack.predictor, stack.scheduler
+                    ),
+                ),
+            ]
+        stock, attached = (start.result() for start in starts)
+        progress.update(task, advance=2, description="started")
         yield Bench(stack, stock, attached, progress)
 
 
 def _compare(bench: Bench, prompts: Prompts, repeats: int, slots: int, out: Path) -> dict[str, Any]:
     sampling = Sampling()
-    lengths, arrivals_s = _calibrate(bench, prompts.texts, sampling)
+    arrivals_s = _arrivals(bench, prompts.texts, sampling)
+    lengths: list[int] = []
     runs: dict[str, list[reporting.Run]] = defaultdict(list)
     for repeat in range(repeats):
+        # Stock comes first of all, for it tells the oracle the lengths; then each repeat begins with another arm.
         for arm in ARMS[repeat % len(ARMS) :] + ARMS[: repeat % len(ARMS)]:
             title = f"repeat {repeat + 1}/{repeats}, {arm.name}"
-            runs[arm.name].append(_run(bench, arm, title, prompts.texts, arrivals_s, sampling, lengths))
+            run = _run(bench, arm, title, prompts.texts, arrivals_s, sampling, lengths)
+            lengths = lengths or [sample.output_tokens for sample in run.samples]
+            runs[arm.name].append(run)
     identical, preemptions = _identity(bench, prompts.texts, lengths, slots)
     about = {
         "engine": {"name": "vllm", "version": _vllm_version()},
@@ -148,17 +162,21 @@ def _compare(bench: Bench, prompts: Prompts, repeats: int, slots: int, out: Path
     return result
 
 
-def _calibrate(bench: Bench, prompts: list[str], sampling: Sampling) -> tuple[list[int], list[float]]:
-    """All at once through stock: the true lengths, and arrivals at twice the speed that the engine can serve."""
-    task = bench.progress.add_task("warming up, stock", total=len(prompts))
-    start_s = time.perf_counter()
-    samples = send(bench.stock.url, prompts, [0.0] * len(prompts), sampling, done=partial(bench.progress.advance, task))
-    span_s = (time.perf_counter() - start_s) / 2
-    task = bench.progress.add_task("warming up, attached", total=8)
-    send(bench.attached.url, prompts[:8], [0.0] * 8, sampling, done=partial(bench.progress.advance, task))
-    gaps = np.random.default_rng(0).exponential(1.0, len(prompts))
-    arrivals = np.cumsum(gaps) - gaps[0]
-    return [sample.output_tokens for sample in samples], (arrivals * span_s / arrivals[-1]).tolist()
+def _arrivals(bench: Bench, prompts: list[str], sampling: Sampling) -> list[float]:
+    """Poisson arrivals, at about twice the speed that stock serves at: seconds from the start.
+
+    Both engines warm up with the first prompts, all at once; the time that stock takes for them is the measure.
+    """
+    some = prompts[: min(len(prompts), WARM_UP_REQUESTS)]
+    span_s = 0.0
+    for server, name in ((bench.attached, "attached"), (bench.stock, STOCK)):
+        task = bench.progress.add_task(f"warming up, {name}", total=len(some))
+        start_s = time.perf_counter()
+        send(server.url, some, [0.0] * len(some), sampling, done=partial(bench.progress.advance, task))
+        span_s = (time.perf_counter() - start_s) * len(prompts) / len(some) / LOAD
+    arrivals = np.cumsum(np.random.default_rng(0).exponential(1.0, len(prompts)))
+    arrivals -= arrivals[0]
+    return [float(at) for at in arrivals * span_s / arrivals[-1]]
 
 
 def _run(

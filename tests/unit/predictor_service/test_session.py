@@ -154,3 +154,15 @@ def test_every_posterior_stays_finite_however_strange_the_hidden_states(session:
             assert np.isfinite(record.q).all()
             assert record.q.sum() == pytest.approx(1)
             assert np.isfinite([record.mean, record.median, record.p10, record.p90]).all()
+
+
+def test_nothing_is_predicted_beyond_the_cap_that_a_request_carries(session: EngineSession) -> None:
+    capped = replace(declare(1), max_tokens=20)
+    session.open([capped, declare(2)], {})
+    found = session.apply(step(1, decodes=rows(h1=4, h2=4))).predictions
+    lengths = np.stack([found.mean, found.median, found.p10, found.p90])
+    assert (lengths[:, found.handles == 1] <= 16).all()
+    assert (found.initial[found.handles == 1] <= 20).all()
+    assert found.mean[found.handles == 2] > 16, "where nothing is capped, the same states say more"
+    at_the_cap = session.apply(step(2, decodes=rows(h1=20))).predictions
+    assert (at_the_cap.mean <= 1).all(), "alive, so at most one token is still to come"
