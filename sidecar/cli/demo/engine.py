@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar.cli.serve import stock_command
@@ -32,6 +33,15 @@ class Cores:
 
     engine: str
     rest: frozenset[int]
+
+    def share(self) -> None:
+        """Keeps this process and all its children off the engine's cores, but for vLLM's workers."""
+        for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                if process.name().startswith("VLLM::Worker"):
+                    continue
+                for thread in process.threads():
+                    os.sched_setaffinity(thread.id, self.rest)
 
 
 def share_cores() -> Cores | None:
