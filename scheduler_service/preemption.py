@@ -72,19 +72,20 @@ def choose_preemptions(
 ) -> tuple[PlannedPreemption, ...]:
     """Walk the waiting requests, best first, and find each a place: a free one, or the victim's that pays most.
 
-    An exchange pays where the victim has more service before it than the waiting request, by more than
-    the margin times what computing the victim's tokens again costs. Stops at the first waiting request
-    without a place, as the engine's own admission does.
+    An exchange pays where the victim has more service before it than the waiting request, by more than the
+    margin times what computing the victim's tokens again costs: that time, for every request of the batch, which
+    waits for it. Stops at the first waiting request without a place, as the engine's own admission does.
     """
     places = _Places(view)
     victims = np.flatnonzero(may_be_preempted(view, ranking, choice.max_preemptions))
+    cost = choice.preemption_margin * work.recompute * view.running.sum()
     chosen: list[PlannedPreemption] = []
     for row in order[~view.running[order]].tolist():
         if len(chosen) == at_most or victims.size == 0:
             break
         if places.admit(row):
             continue
-        net = _net_gain(victims, row, ranking, work, choice.preemption_margin)
+        net = _net_gain(victims, row, ranking, work, cost)
         net[~places.enough_after(victims, row)] = -np.inf
         best = _most(net, view.handle[victims])
         if not net[best] > 0:
@@ -106,10 +107,10 @@ def may_be_preempted(view: EngineView, ranking: Ranking, max_preemptions: int) -
     return may
 
 
-def _net_gain(victims: Ints, row: int, ranking: Ranking, work: Work, margin: float) -> Floats:
+def _net_gain(victims: Ints, row: int, ranking: Ranking, work: Work, cost: Floats) -> Floats:
     """Service saved by serving `row` before each victim, less the cost; -inf where it does not outrank it."""
     gain = work.remaining[victims] - work.remaining[row]
-    net = gain - margin * work.recompute[victims]
+    net = gain - cost[victims]
     return np.where(ranking.ranks[victims] > ranking.ranks[row], net, -np.inf)
 
 

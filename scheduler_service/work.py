@@ -16,7 +16,7 @@ class Work:
     """Arrays [N], all in the same unit.
 
     `remaining` service until the request ends, recompute included; `total` service of the whole request as it
-    was expected when it came; `recompute` what preempting it now would cost.
+    was expected when it came; `recompute` how long computing its tokens again would take.
     """
 
     remaining: Floats

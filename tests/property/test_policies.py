@@ -131,7 +131,7 @@ def test_preemption_pays_by_the_margin_and_spares_those_that_had_their_share(vie
     for preemption in plan.preemptions:
         victim, other = row[preemption.victim], row[preemption.beneficiary]
         gain = work.remaining[victim] - work.remaining[other]
-        assert gain > choice.preemption_margin * work.recompute[victim]
+        assert gain > choice.preemption_margin * work.recompute[victim] * view.running.sum()
         assert view.preemptions[victim] < choice.max_preemptions
         assert view.preemptions[victim] == 0 or view.age[victim] > view.age_at_preemption[victim]
         assert view.age[victim] < preemption.only_if_age_below

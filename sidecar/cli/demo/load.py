@@ -32,7 +32,7 @@ class Sampling:
 
     temperature: float = 0.7
     top_p: float = 1.0
-    max_tokens: int = 256
+    max_tokens: int = 224
 
 
 def send(
@@ -41,19 +41,21 @@ def send(
     arrivals_s: Sequence[float],
     sampling: Sampling,
     *,
+    seeds: Sequence[int] | None = None,
     lengths: Sequence[int] | None = None,
     done: Callable[[], None] = lambda: None,
 ) -> list[Sample]:
     """Sends prompt i at ``arrivals_s[i]`` seconds, and waits for all answers.
 
     Args:
+        seeds: of each request's sampling; default: 0, 1, 2, ...
         lengths: true output lengths to declare, for the oracle.
         done: called as each answer ends.
 
     Raises:
         httpx.HTTPError: a request failed.
     """
-    return asyncio.run(_send(url, prompts, arrivals_s, sampling, lengths, done))
+    return asyncio.run(_send(url, prompts, arrivals_s, sampling, seeds or range(len(prompts)), lengths, done))
 
 
 async def _send(
@@ -61,6 +63,7 @@ async def _send(
     prompts: Sequence[str],
     arrivals_s: Sequence[float],
     sampling: Sampling,
+    seeds: Sequence[int],
     lengths: Sequence[int] | None,
     done: Callable[[], None],
 ) -> list[Sample]:
@@ -71,7 +74,7 @@ async def _send(
         async def one(index: int) -> Sample:
             await asyncio.sleep(start_s + arrivals_s[index] - time.perf_counter())
             declared = {"trail_output_tokens": lengths[index]} if lengths is not None else {}
-            sample = await request(client, prompts[index], index, sampling, declared)
+            sample = await request(client, prompts[index], seeds[index], sampling, declared)
             done()
             return sample
 

@@ -27,6 +27,11 @@ class Run:
     prediction_ages: list[int]
     """Entry a: how often a prediction was a tokens old when it was used."""
 
+    @property
+    def output_tokens(self) -> list[int]:
+        """Of each request, in the order of sending."""
+        return [sample.output_tokens for sample in self.samples]
+
 
 def metrics(run: Run) -> dict[str, float]:
     """One run's figures; seconds and counts."""

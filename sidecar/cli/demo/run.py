@@ -136,11 +136,14 @@ def _compare(bench: Bench, prompts: Prompts, repeats: int, slots: int, out: Path
     lengths: list[int] = []
     runs: dict[str, list[reporting.Run]] = defaultdict(list)
     for repeat in range(repeats):
+        # Who comes first by luck decides much of what first-come-first-served gives: each repeat has another order,
+        # the same for all arms.
+        order = np.random.default_rng(repeat).permutation(len(prompts.texts)).tolist()
         # Stock comes first of all, for it tells the oracle the lengths; then each repeat begins with another arm.
         for arm in ARMS[repeat % len(ARMS) :] + ARMS[: repeat % len(ARMS)]:
             title = f"repeat {repeat + 1}/{repeats}, {arm.name}"
-            run = _run(bench, arm, title, prompts.texts, arrivals_s, sampling, lengths)
-            lengths = lengths or [sample.output_tokens for sample in run.samples]
+            run = _run(bench, arm, title, prompts.texts, order, arrivals_s, sampling, lengths)
+            lengths = lengths or [tokens for _, tokens in sorted(zip(order, run.output_tokens, strict=True))]
             runs[arm.name].append(run)
     identical, preemptions = _identity(bench, prompts.texts, lengths, slots)
     about = {
@@ -184,6 +187,7 @@ def _run(
     arm: Arm,
     title: str,
     prompts: list[str],
+    order: list[int],
     arrivals_s: list[float],
     sampling: Sampling,
     lengths: list[int],
@@ -195,7 +199,8 @@ def _run(
     before, preempted = _agent(arm), server.preemptions()
     task = bench.progress.add_task(title, total=len(prompts))
     samples = send(
-        server.url, prompts, arrivals_s, sampling, lengths=lengths if arm.declares_length else None,
+        server.url, [prompts[i] for i in order], arrivals_s, sampling, seeds=order,
+        lengths=[lengths[i] for i in order] if lengths and arm.declares_length else None,
         done=partial(bench.progress.advance, task),
     )  # fmt: skip
     after = _agent(arm)

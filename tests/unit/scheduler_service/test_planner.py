@@ -91,6 +91,17 @@ def test_a_preemption_whose_recompute_costs_more_than_it_gains_is_not_asked_for(
     assert plan(dear, preemption_margin=0.1).preemptions
 
 
+def test_recompute_is_counted_for_every_request_of_the_batch_for_all_wait_for_it():
+    def preempted(batch: int) -> bool:
+        # 2 s of recompute against 9.9 s of gain.
+        rows = [running(2, 500) | {"computed_tokens": 2000}, *(running(2, 5) for _ in range(batch - 1)), waiting(5)]
+        view = view_of(*rows, capacity=full(batch), prefill_tokens_per_s=1_000.0, step_duration_s=0.02)
+        return len(plan(view).preemptions) > 0
+
+    assert preempted(4)
+    assert not preempted(5)
+
+
 def test_a_victim_is_left_alone_until_it_progressed_and_after_its_share():
     def victim(**more: int) -> EngineView:
         return view_of(running(40, 500) | more, waiting(10), capacity=full(1))
