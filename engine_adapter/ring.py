@@ -31,11 +31,15 @@ def create_private_file(path: Path, size_bytes: int, header: bytes) -> None:
     """Puts a zeroed file of ``size_bytes`` that starts with ``header`` at ``path``, unless one exists.
 
     Two processes may race: the file appears whole or not at all, readable by this user only.
+
+    Raises:
+        OSError: there is no room for it.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        os.ftruncate(handle, size_bytes)
+        # All of it now: a sparse file in a full shared memory would kill the process at its first write (SIGBUS).
+        os.posix_fallocate(handle, 0, size_bytes)
         os.pwrite(handle, header, 0)
         with contextlib.suppress(FileExistsError):
             os.link(name, path)

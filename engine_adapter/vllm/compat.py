@@ -42,6 +42,8 @@ def check_config(config: VllmConfig) -> None:
     """Raises UnsupportedEngine for configurations that would serve wrongly or without effect."""
     faults = {
         "--pipeline-parallel-size above 1": config.parallel_config.pipeline_parallel_size > 1,
+        "--data-parallel-size above 1": config.parallel_config.data_parallel_size > 1,
+        "--kv-transfer-config": config.kv_transfer_config is not None,
         "speculative decoding": config.speculative_config is not None,
         "pooling models": config.model_config is not None and config.model_config.runner_type == "pooling",
         "--scheduling-policy priority": config.scheduler_config.policy != "fcfs",

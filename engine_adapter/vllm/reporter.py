@@ -151,7 +151,7 @@ def _arrived(living: _Living) -> Arrived:
         request_id=request.request_id,
         arrival_time_s=request.arrival_time,
         age_tokens=request.num_output_tokens,
-        max_tokens=request.max_tokens,
+        max_tokens=min(request.max_tokens, 2**32 - 1),
         declared_output_tokens=_count(extra.get("trail_output_tokens")),
         priority=max(-(2**31), min(request.priority, 2**31 - 1)),
         tenant=str(extra.get("trail_tenant", "")),

@@ -30,6 +30,5 @@ def newest_pass(runner: GPUModelRunner) -> tuple[StepBatch, Sequence[torch.Tenso
         computed=inputs.num_computed_tokens_cpu[: len(names)].astype(np.int64),
         scheduled=np.array([scheduled[name] for name in names], np.int64),
         prompt_tokens=inputs.num_prompt_tokens[: len(names)].astype(np.int64),
-        finished=state.scheduler_output.finished_req_ids,
     )
     return batch, state.aux_hidden_states

@@ -10,7 +10,9 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+from vllm.platforms import current_platform
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
@@ -53,16 +55,21 @@ class PlanMixin(_Base):
         self._plan: BoardPlan | None = None
         self._ranks: dict[int, float] = {}
         self._steps = 0
+        self._on_cpu = current_platform.is_cpu()
         self._gone: list[int] = []
         logger.info("trail: engine %s, rings in %s", given.engine_id, given.paths.folder)
 
     def add_request(self, request: Request) -> None:
         super().add_request(request)
-        self._reporter.arrived(self.requests[request.request_id])
+        # The end of a streaming input comes as a request too, and leaves none behind.
+        living = self.requests.get(request.request_id)
+        if living is not None:
+            self._reporter.arrived(living)
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
-        victims = self._apply_plan()
-        by_plan = len(self._gone)
+        # A paused engine drains its batch: nobody may leave it for requests that are not admitted.
+        victims = self._apply_plan() if self._pause_state == PauseState.UNPAUSED else []
+        self._gone = [self._reporter.handle(victim) for victim in victims] + self._gone
         output = super().schedule(*args, **kwargs)
         for victim in victims:
             self._queue.restore_request(victim)
@@ -72,7 +79,7 @@ class PlanMixin(_Base):
             self.running,
             output,
             self._gone,
-            preempted_by_plan=by_plan,
+            preempted_by_plan=len(victims),
             plan_number=self._plan.number if self._plan else 0,
             free_kv_blocks=self.kv_cache_manager.block_pool.get_num_free_blocks(),
             waiting=len(self._queue),
@@ -142,13 +149,21 @@ class PlanMixin(_Base):
                 free_slots -= 1
                 continue
             self.running.remove(victim)
-            self._preempt_request(victim, time.monotonic())
+            self._reporter.preempted(victim, victim.num_computed_tokens)
+            super()._preempt_request(victim, time.monotonic())
             self._queue.remove_request(victim)
             victims.append(victim)
         return victims
 
     def _preemptible(self, victim: Request, only_if_age_below: int) -> bool:
-        return victim.status == RequestStatus.RUNNING and victim.num_output_tokens < only_if_age_below
+        running = victim.status == RequestStatus.RUNNING
+        return running and victim.num_output_tokens < only_if_age_below and not self._must_not_recompute(victim)
+
+    def _must_not_recompute(self, request: Request) -> bool:
+        """vLLM rewinds the generator of a seeded request at each chunk of its prefill, which CPU generators cannot do
+        (seen with 0.32): a recompute in chunks would kill the engine."""
+        seeded = request.sampling_params is not None and request.sampling_params.seed is not None
+        return seeded and self._on_cpu and self.scheduler_config.enable_chunked_prefill
 
     def _fits(self, request: Request) -> bool:
         """Whether there are free KV blocks for the whole of ``request``."""

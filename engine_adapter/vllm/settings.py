@@ -41,10 +41,12 @@ def read(vllm_config: VllmConfig) -> AdapterSettings:
     """The adapter's settings.
 
     Raises:
-        ValueError: a field is unknown or wrong; the message names it.
+        ValueError: there are none, or a field is unknown or wrong; the message names it.
     """
     given = vllm_config.additional_config
-    values = given.get("trail", {}) if isinstance(given, dict) else {}
+    values = given.get("trail") if isinstance(given, dict) else None
+    if values is None:
+        raise ValueError('--additional-config: needs {"trail": {...}} for the trail adapter')
     try:
         return AdapterSettings.model_validate(values)
     except ValidationError as error:

@@ -33,8 +33,6 @@ class StepBatch:
     scheduled: npt.NDArray[np.int64]
     """Tokens of each request in this pass; at least 1."""
     prompt_tokens: npt.NDArray[np.int64]
-    finished: Iterable[str]
-    """Requests that left since the pass before."""
 
 
 @dataclass(slots=True)
@@ -66,6 +64,11 @@ class Tap:
         self._prompts: dict[str, _Prompt] = {}
         self._steps = 0
 
+    def forget(self, request_ids: Iterable[str]) -> None:
+        """Drops what is known of requests that ended."""
+        for name in request_ids:
+            self._prompts.pop(name, None)
+
     def capture(self, batch: StepBatch, layers: Sequence[torch.Tensor]) -> None:
         """Ships the rows of one pass.
 
@@ -74,8 +77,6 @@ class Tap:
                 may follow them.
         """
         self._steps += 1
-        for name in batch.finished:
-            self._prompts.pop(name, None)
         decodes, ends = _Picked(), _Picked()
         sums: list[torch.Tensor] = []
         covered: list[int] = []

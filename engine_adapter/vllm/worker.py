@@ -17,6 +17,7 @@ from engine_adapter.vllm.tap import Tap
 logger = logging.getLogger("vllm.trail")
 
 if TYPE_CHECKING:
+    from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.worker.gpu_worker import Worker as _Base
 else:
     _Base = object
@@ -59,6 +60,12 @@ class TapMixin(_Base):
             self._tap = Tap(given.row_dtype, given.predict_every_tokens, ring.write)
             logger.info("trail: layers %s tapped, rows as %s", list(given.layers), given.row_dtype)
         return result
+
+    def execute_model(self, scheduler_output: SchedulerOutput, *args: Any, **kwargs: Any) -> Any:
+        # Not with the pass: where the last requests end, a step without one tells of them.
+        if self._tap is not None:
+            self._tap.forget(scheduler_output.finished_req_ids)
+        return super().execute_model(scheduler_output, *args, **kwargs)
 
     def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
         if self._tap is not None:

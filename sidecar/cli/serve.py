@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import importlib.metadata
 import json
@@ -47,7 +48,7 @@ def run_serve(
     except ValueError as error:
         raise ServeError(str(error)) from None
     _clear(folder, engine_id)
-    trail = {"engine_id": engine_id, "layers": tapped, "row_dtype": row_dtype}
+    trail: dict[str, object] = {"engine_id": engine_id, "layers": tapped, "row_dtype": row_dtype}
     command = vllm_command(model, vllm_flags, trail)
     settings = {
         "ENGINE_ID": engine_id, "PREDICTOR_TARGET": predictor, "SCHEDULER_TARGET": scheduler, "MODEL": artefact,
@@ -77,14 +78,37 @@ def _clear(folder: Path, engine_id: str) -> None:
 
 def vllm_command(model: str, flags: list[str], trail: Mapping[str, object]) -> list[str]:
     """The command line of ``vllm serve`` with scheduler, worker and settings of the adapter."""
+    flags, additional = _split_additional_config(flags)
     scheduler, worker = adapter_classes("--no-async-scheduling" in flags)
     return [
         *stock_command(model),
         "--scheduler-cls", f"engine_adapter.vllm.scheduler.{scheduler}",
         "--worker-cls", f"engine_adapter.vllm.worker.{worker}",
-        "--additional-config", json.dumps({"trail": trail}),
+        "--additional-config", json.dumps(additional | {"trail": trail}),
         *flags,
     ]  # fmt: skip
+
+
+def _split_additional_config(flags: list[str]) -> tuple[list[str], dict[str, object]]:
+    """The flags without ``--additional-config``, and its value, which the adapter's settings join.
+
+    Raises:
+        ServeError: a flag that would put another class in the adapter's place, or JSON that is no object.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("additional", "scheduler", "worker"):
+        option = "config" if name == "additional" else "cls"
+        parser.add_argument(f"--{name}-{option}", f"--{name}_{option}", dest=name)
+    found, rest = parser.parse_known_args(flags)
+    if found.scheduler or found.worker:
+        raise ServeError("--scheduler-cls and --worker-cls are the adapter's here: use `vllm serve` for others")
+    try:
+        given = json.loads(found.additional or "{}")
+    except json.JSONDecodeError as error:
+        raise ServeError(f"--additional-config: {error}") from None
+    if not isinstance(given, dict):
+        raise ServeError("--additional-config: expected a JSON object")
+    return rest, given
 
 
 def stock_command(model: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import sys
 import tempfile
 import time
@@ -63,8 +64,10 @@ def running_stack(
         log_file: where the services' logs go; default: standard error.
 
     Raises:
-        StackError: a service was not ready in ``start_timeout_s``.
+        StackError: a port is taken, or a service was not ready in ``start_timeout_s``.
     """
+    for port in (predictor_port, scheduler_port):
+        _require_free(host, port)
     with contextlib.ExitStack() as parts:
         url = redis_url or parts.enter_context(embedded_valkey())
         log = parts.enter_context(log_file.open("ab")) if log_file is not None else None
@@ -80,6 +83,17 @@ def running_stack(
         for service, address in zip(services, (stack.predictor, stack.scheduler), strict=True):
             _await_ready(service, address, start_timeout_s, log_file)
         yield stack
+
+
+def _require_free(host: str, port: int) -> None:
+    """Otherwise the health of whoever has the port would pass for that of our service."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StackError(f"cannot listen on {host}:{port}: {error.strerror}") from None
 
 
 def _await_ready(service: Supervisor, address: str, timeout_s: float, log_file: Path | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -16,8 +17,8 @@ def run_up(host: str, predictor_port: int, scheduler_port: int, redis_url: str |
     """Runs until SIGINT or SIGTERM."""
     console = Console()
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    # Until all is up, Ctrl-C interrupts; afterwards it ends in order.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console.print("starting store, predictor and scheduler ...")
     try:
         with running_stack(host, predictor_port, scheduler_port, redis_url, model_dir) as stack:
@@ -29,6 +30,8 @@ def run_up(host: str, predictor_port: int, scheduler_port: int, redis_url: str |
                 highlight=False,
                 soft_wrap=True,
             )
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: stop.set())
             stop.wait()
             console.print("stopping ...")
     except StackError as error:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from collections import defaultdict
@@ -73,6 +74,8 @@ def run_demo(out: Path, requests: int, repeats: int, slots: int, prompt_file: Pa
         DemoError: something that the demo needs is missing or did not start.
     """
     console = Console()
+    # So that a `kill` ends the engines too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     out.mkdir(parents=True, exist_ok=True)
     try:
         prompts = load(prompt_file, requests)

@@ -1,0 +1,73 @@
+"""``trail up`` in a terminal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from sidecar.cli.demo.engine import free_port
+
+
+def started(*flags: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "sidecar.cli.main", "up", *flags]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"}
+    )
+
+
+def ready_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return next((line for line in process.stdout if line.startswith("ready")), "")
+
+
+def serving(address: str) -> bool:
+    with grpc.insecure_channel(address) as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+        except grpc.RpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def test_up_says_when_it_is_ready_and_ctrl_c_leaves_nothing_behind() -> None:
+    ports = free_port(), free_port()
+    process = started("--predictor-port", str(ports[0]), "--scheduler-port", str(ports[1]))
+    line = ready_line(process)
+    assert all(str(port) in line for port in ports)
+    assert all(serving(f"127.0.0.1:{port}") for port in ports)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "stopped" in out
+    assert "Traceback" not in err
+    assert not any(serving(f"127.0.0.1:{port}") for port in ports)
+
+
+def test_up_that_is_killed_takes_its_services_along() -> None:
+    ports = free_port(), free_port()
+    process = started("--predictor-port", str(ports[0]), "--scheduler-port", str(ports[1]))
+    assert ready_line(process)
+    process.kill()
+    process.wait()
+    deadline_s = time.monotonic() + 30
+    while any(serving(f"127.0.0.1:{port}") for port in ports):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+
+
+def test_up_on_a_port_that_is_taken_says_so() -> None:
+    first_port, second_port, taken = free_port(), free_port(), free_port()
+    first = started("--predictor-port", str(taken), "--scheduler-port", str(first_port))
+    assert ready_line(first)
+    second = started("--predictor-port", str(taken), "--scheduler-port", str(second_port))
+    _, err = second.communicate(timeout=90)
+    assert second.returncode == 1
+    assert f"trail up: cannot listen on 127.0.0.1:{taken}: Address already in use" in err
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=60)
