@@ -32,7 +32,7 @@ class Sampling:
 
     temperature: float = 0.7
     top_p: float = 1.0
-    max_tokens: int = 224
+    max_tokens: int = 192
 
 
 def send(

@@ -43,7 +43,7 @@ from trail.v1 import scheduler_pb2, scheduler_pb2_grpc
 
 ENGINE_ID = "demo"
 GREEDY_REQUESTS = 24
-WARM_UP_REQUESTS = 16
+WARM_UP_REQUESTS = 12
 LOAD = 4.0
 """Arrivals over what the engine can serve."""
 STATISTICS_PERIOD_S = 1.2
@@ -148,6 +148,8 @@ def _compare(bench: Bench, prompts: Prompts, repeats: int, slots: int, out: Path
             run = _run(bench, arm, title, prompts.texts, order, arrivals_s, sampling, lengths)
             lengths = lengths or [tokens for _, tokens in sorted(zip(order, run.output_tokens, strict=True))]
             runs[arm.name].append(run)
+            mean_s = reporting.metrics(run)["mean_latency_s"]
+            bench.progress.console.print(f"{title}: mean latency {mean_s:.1f} s", highlight=False)
     identical, preemptions = _identity(bench, prompts.texts, lengths, slots)
     about = {
         "engine": {"name": "vllm", "version": _vllm_version()},
