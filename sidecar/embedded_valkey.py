@@ -5,6 +5,7 @@ It keeps nothing on disk. Run it under a Supervisor: where Valkey dies, this pro
 
 from __future__ import annotations
 
+import os
 import select
 import signal
 import sys
@@ -24,7 +25,7 @@ def main(socket: Path) -> int:
     try:
         while server.is_running():
             readable, _, _ = select.select([sys.stdin], [], [], WATCH_S)
-            if readable and not sys.stdin.buffer.read1():
+            if readable and not os.read(sys.stdin.fileno(), 4096):
                 return 0
         return 1
     finally:
