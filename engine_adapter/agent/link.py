@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
 from typing import Any, Generic, TypeVar, cast
 
 import grpc
@@ -13,6 +12,7 @@ import structlog
 from engine_adapter.agent.backoff import Backoff
 from engine_adapter.agent.epochs import EpochMint
 from engine_adapter.agent.settings import AgentSettings
+from sidecar.stopping import first_of
 from trail.v1 import engine_pb2
 
 Request = TypeVar("Request")
@@ -101,7 +101,7 @@ class Link(ABC, Generic[Request, Response]):
             self._opened(response)
             self.connected, self._last_fault = True, ""
             self._log.info("stream open", incarnation=self._epochs.incarnation)
-            await _first_of(self._receive(call), self._send(call), self._until_reopen())
+            await first_of(self._receive(call), self._send(call), self._until_reopen())
         finally:
             self.connected = False
             call.cancel()
@@ -155,16 +155,3 @@ async def _read(call: "grpc.aio.StreamStreamCall[Any, Response]") -> Response:
     if response is grpc.aio.EOF:
         raise StreamEnded("the service ended the stream")
     return cast(Response, response)
-
-
-async def _first_of(*parts: Coroutine[Any, Any, None]) -> None:
-    """Runs all; the first that ends ends the others, and its exception is raised."""
-    tasks = [asyncio.create_task(part) for part in parts]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

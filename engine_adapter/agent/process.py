@@ -26,7 +26,7 @@ from engine_adapter.agent.statistics import Statistics
 from engine_adapter.board import BoardWriter
 from engine_adapter.paths import EVENT_RING_BYTES, ROW_RING_BYTES, EnginePaths, engine_paths
 from engine_adapter.ring import RingConsumer
-from sidecar.stopping import until_told
+from sidecar.stopping import first_of, until_told
 
 STATISTICS_INTERVAL_S = 1.0
 
@@ -86,26 +86,13 @@ class Agent:
         self._plans.withdraw()
         with self._metrics():
             self._log.info("ready", engine_id=self._settings.engine_id, folder=str(self._paths.folder))
-            tasks = [
-                asyncio.create_task(part)
-                for part in (
-                    self._poller.run(
-                        self._settings.poll_interval_ms / 1000, self._settings.idle_poll_interval_ms / 1000
-                    ),
-                    self._predictor.run(),
-                    self._scheduler.run(),
-                    self._write_statistics(),
-                    stop.wait(),
-                )
-            ]
-            try:
-                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+            await first_of(
+                self._poller.run(self._settings.poll_interval_ms / 1000, self._settings.idle_poll_interval_ms / 1000),
+                self._predictor.run(),
+                self._scheduler.run(),
+                self._write_statistics(),
+                stop.wait(),
+            )
 
     async def close(self) -> None:
         """Lets go of everything; the plan was withdrawn with its stream."""

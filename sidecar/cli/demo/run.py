@@ -88,7 +88,7 @@ def run_demo(out: Path, requests: int, repeats: int, slots: int, prompt_file: Pa
         raise DemoError(f"a request failed: {error!r}; see {out}/*.log") from error
     reporting.show(result, console)
     console.print(
-        f"greedy outputs of stock and trail, {result['identity']['preemptions']} preemptions in between: "
+        f"greedy outputs of stock and attached (srpt), {result['identity']['preemptions']} preemptions in between: "
         f"{'identical' if result['token_identical'] else 'DIFFERENT'}",
         f"\nwrote {out}/report.json and {out}/report.png",
         highlight=False,
