@@ -71,7 +71,8 @@ def run_demo(out: Path, requests: int, repeats: int, slots: int, prompt_file: Pa
     """Runs everything and writes ``report.json`` and ``report.png`` into ``out``.
 
     Raises:
-        DemoError: something that the demo needs is missing or did not start.
+        DemoError: something that the demo needs is missing or did not start, or the attached engine's greedy outputs
+            are not those of stock.
     """
     console = Console()
     # So that a `kill` ends the engines too.
@@ -93,6 +94,8 @@ def run_demo(out: Path, requests: int, repeats: int, slots: int, prompt_file: Pa
         f"\nwrote {out}/report.json and {out}/report.png",
         highlight=False,
     )
+    if not result["token_identical"]:
+        raise DemoError(f"the attached engine wrote other tokens than stock, which must never happen; see {out}/*.log")
 
 
 def _progress(console: Console) -> Progress:
