@@ -27,9 +27,11 @@ lint: $(READY)  ## ruff, mypy, buf
 proto: $(READY)  ## Generates trail.v1 from the contract
 	proto/generate.sh
 
+# async-timeout: redis needs it before Python 3.11.3, where a freeze on a newer Python would miss it.
 lock:  ## Pins what is installed now, for machines without a GPU
-	pip freeze --exclude-editable --exclude trail-sidecar | grep -vE '^(torchvision|torchaudio|torchcodec)==' \
-	    | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' > requirements-cpu.lock
+	(echo async-timeout==5.0.1; pip freeze --exclude-editable --exclude trail-sidecar --exclude async-timeout) \
+	    | grep -vE '^(torchvision|torchaudio|torchcodec)==' | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' \
+	    | sort --ignore-case > requirements-cpu.lock
 
 clean:  ## Removes what was made here
 	rm -rf $(VENV) out
