@@ -1,6 +1,8 @@
 """A model artefact: the folder that training makes, checked before anything relies on it."""
 
 import hashlib
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,11 +10,13 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from predictor_service import prompt_stage
 from predictor_service.bins import Bins
 from predictor_service.classifier import Classifier, Graph, load_graph
 from predictor_service.manifest import Manifest
 from predictor_service.posterior import Evidence, Transition
 from predictor_service.prompt import PromptPredictor
+from predictor_service.prompt_section import TextSection
 
 CANARY_TOLERANCE = 2e-3
 MANIFEST = "manifest.json"
@@ -37,6 +41,11 @@ class Artefact:
     def name(self) -> str:
         return self.manifest.name
 
+    @property
+    def bins_name(self) -> str:
+        """Tells whether a stored posterior is over these bins of this artefact."""
+        return f"{self.name}#{zlib.crc32(self.bins.edges.tobytes()):08x}"
+
 
 def load(folder: Path, *, threads: int = 1) -> Artefact:
     """Reads and checks manifest, hashes, shapes and the canary. Raises ArtefactError."""
@@ -45,8 +54,9 @@ def load(folder: Path, *, threads: int = 1) -> Artefact:
         model = _graph(folder / "model.onnx", manifest.files.model, threads)
         prompt = _graph(folder / "prompt.onnx", manifest.files.prompt, threads)
         _check_layout(manifest, model, prompt)
-        artefact = _assemble(manifest, model, prompt)
+        artefact = _assemble(manifest, model, prompt, _tokenizers(folder, manifest))
         _check_canary(artefact)
+        prompt_stage.check(manifest.prompt_stage, artefact.prompt)
     except ValidationError as error:
         raise ArtefactError(f"{folder}: {MANIFEST}: {_first_problem(error)}") from error
     except (OSError, ValueError) as error:
@@ -55,35 +65,51 @@ def load(folder: Path, *, threads: int = 1) -> Artefact:
 
 
 def _graph(path: Path, sha256: str, threads: int) -> Graph:
+    return load_graph(path, _content(path, sha256), threads=threads)
+
+
+def _tokenizers(folder: Path, manifest: Manifest) -> dict[str, bytes]:
+    if not isinstance(manifest.prompt_stage, TextSection):
+        return {}
+    files = manifest.files
+    hashes = {"llm_tokenizer.json": files.llm_tokenizer, "prompt_tokenizer.json": files.prompt_tokenizer}
+    return {name: _content(folder / name, sha256 or "") for name, sha256 in hashes.items()}
+
+
+def _content(path: Path, sha256: str) -> bytes:
     content = path.read_bytes()
     actual = hashlib.sha256(content).hexdigest()
     if actual != sha256:
         raise ValueError(f"{path.name}: sha256 is {actual}, the manifest says {sha256}")
-    return load_graph(path, content, threads=threads)
+    return content
 
 
 def _check_layout(manifest: Manifest, model: Graph, prompt: Graph) -> None:
     expected: dict[str, dict[str, tuple[str, list[Any]]]] = {
         "model.onnx": {"hidden": ("tensor(float16)", [manifest.dim]), "age": ("tensor(float)", [])},
-        "prompt.onnx": {"features": ("tensor(float)", [manifest.prompt_buckets + 1])},
+        "prompt.onnx": prompt_stage.graph_inputs(manifest.prompt_stage),
     }
     for (file, inputs), graph in zip(expected.items(), (model, prompt), strict=True):
-        # The first axis is the batch, whatever it is called.
-        actual = {name: (kind, shape[1:]) for name, (kind, shape) in graph.inputs.items()}
+        actual = {name: (kind, _lengths(shape)) for name, (kind, shape) in graph.inputs.items()}
         if actual != inputs:
             raise ValueError(f"{file}: inputs are {actual}, the manifest means {inputs}")
         if graph.bins != len(manifest.edges):
             raise ValueError(f"{file}: {graph.bins} bins, the manifest has {len(manifest.edges)} edges")
 
 
-def _assemble(manifest: Manifest, model: Graph, prompt: Graph) -> Artefact:
+def _lengths(shape: list[Any]) -> list[int | None]:
+    """Of each axis but the first, which is the batch; None where any length will do, whatever ONNX calls it."""
+    return [size if isinstance(size, int) else None for size in shape[1:]]
+
+
+def _assemble(manifest: Manifest, model: Graph, prompt: Graph, tokenizers: Mapping[str, bytes]) -> Artefact:
     return Artefact(
         manifest=manifest,
         bins=Bins(np.array(manifest.edges), np.array(manifest.representatives)),
-        transition=Transition(np.array(manifest.rates)),
-        evidence=Evidence(np.array(manifest.prior), manifest.tau, manifest.floor),
+        transition=Transition(np.array(manifest.rates), absorbing=manifest.absorbing),
+        evidence=Evidence(np.array(manifest.prior), manifest.tau, manifest.floor, manifest.forgetting),
         classifier=Classifier(model),
-        prompt=PromptPredictor(prompt, manifest.prompt_buckets),
+        prompt=prompt_stage.build(manifest.prompt_stage, prompt, tokenizers),
     )
 
 

@@ -1,4 +1,4 @@
-"""The artefacts that a service can choose from."""
+"""The artefacts that a service can choose from, read again while it serves."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,38 +6,66 @@ from pathlib import Path
 import grpc
 import structlog
 
+from predictor_service import metrics
 from predictor_service.artefact import MANIFEST, Artefact, ArtefactError, load
 from sidecar.errors import Refused
 
+Fingerprint = tuple[tuple[str, int, int, int], ...]
+
 
 class Catalogue:
-    """Artefacts by name. A folder is an artefact itself or holds some, one a folder."""
+    """Artefacts by name. A folder is an artefact itself or holds some, one a folder.
+
+    To deliver one while the service runs, write it into a folder whose name begins with a dot, which is not looked
+    at, and rename that; or write manifest.json last. A name once served stays served, even where its folder is gone,
+    and keeps its layers: engines are tapping them. Without a `default` the first name that was found is it.
+    """
 
     def __init__(self, folders: Sequence[Path], *, default: str = "", threads: int = 1) -> None:
         self._folders = folders
         self._default = default
         self._threads = threads
         self._artefacts: dict[str, Artefact] = {}
+        self._holds: dict[Path, str] = {}
+        self._read: dict[Path, Fingerprint] = {}
+        self._doubtful: dict[Path, Fingerprint] = {}
+        self._orphans: set[str] = set()
         self._log = structlog.get_logger("models")
 
-    def refresh(self) -> None:
-        """Reads all folders again. A bad artefact is logged and never replaces a good one of its name."""
-        for folder in self._artefact_folders():
-            try:
-                artefact = load(folder, threads=self._threads)
-            except ArtefactError as error:
-                self._log.error("bad artefact", error=str(error))
+    def refresh(self, *, settled: bool = True) -> None:
+        """Reads the folders that changed. May run in a thread, one call at a time.
+
+        A bad artefact never replaces a good one of its name; it is logged and counted once. Unless `settled`, a folder
+        may be in the middle of being written: it is bad only if the next look finds it so, and unchanged.
+        """
+        present = self._artefact_folders()
+        self._holds = {folder: name for folder, name in self._holds.items() if folder in present}
+        for folder in present:
+            fingerprint = _fingerprint(folder)
+            if fingerprint == self._read.get(folder) and (folder in self._holds or not settled):
                 continue
-            self._artefacts[artefact.name] = artefact
-            self._log.info("artefact", name=artefact.name, served_model=artefact.manifest.served_model)
+            problem = self._take(folder)
+            if problem and not settled and fingerprint != self._doubtful.get(folder):
+                self._doubtful[folder] = fingerprint
+                continue
+            self._read[folder] = fingerprint
+            if problem:
+                metrics.BAD_ARTEFACTS.inc()
+                self._log.error("bad artefact", error=problem)
+        self._default = self._default or next(iter(self.names), "")
+        self._tell_orphans()
 
     def get(self, name: str = "") -> Artefact:
         """The artefact of that name; empty: the default one. Raises Refused (NOT_FOUND) listing the names."""
-        wanted = name or self._default or next(iter(self.names), "")
+        wanted = name or self._default
         if wanted not in self._artefacts:
             known = ", ".join(self.names) or "none"
             raise Refused(grpc.StatusCode.NOT_FOUND, f"model: {wanted!r} is not loaded (loaded: {known})")
         return self._artefacts[wanted]
+
+    def serves(self, artefact: Artefact) -> bool:
+        """Whether it is the one of its name now, and not what that name meant before."""
+        return self._artefacts.get(artefact.name) is artefact
 
     @property
     def names(self) -> list[str]:
@@ -56,5 +84,66 @@ class Catalogue:
         found: list[Path] = []
         for folder in self._folders:
             inside = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
-            found += [folder] if (folder / MANIFEST).exists() else inside
+            visible = [path for path in inside if not path.name.startswith(".")]
+            found += [folder] if (folder / MANIFEST).exists() else visible
         return found
+
+    def _take(self, folder: Path) -> str:
+        """Serves the artefact in `folder` from now on; or why not."""
+        try:
+            artefact = read(folder, threads=self._threads)
+        except ArtefactError as error:
+            return str(error)
+        problem = self._clash(folder, artefact)
+        if problem:
+            return f"{folder}: {MANIFEST}: {problem}"
+        self._holds[folder] = artefact.name
+        before = self._artefacts.get(artefact.name)
+        if before is None or before.manifest != artefact.manifest:
+            self._artefacts[artefact.name] = artefact
+            event = "artefact" if before is None else "artefact replaced"
+            self._log.info(event, name=artefact.name, served_model=artefact.manifest.served_model, folder=str(folder))
+        return ""
+
+    def _clash(self, folder: Path, artefact: Artefact) -> str:
+        name, before = artefact.name, self._artefacts.get(artefact.name)
+        others = [str(other) for other, held in self._holds.items() if held == name and other != folder]
+        if others:
+            return f"name: {name!r} is that of {others[0]} already"
+        if before is not None and not same_layout(before, artefact):
+            return (
+                f"layers: {artefact.manifest.layers} of {artefact.manifest.hidden_size}, but engines that use {name!r} "
+                f"tap {before.manifest.layers} of {before.manifest.hidden_size}: give it another name"
+            )
+        return ""
+
+    def _tell_orphans(self) -> None:
+        orphans = self._artefacts.keys() - self._holds.values()
+        for name in sorted(orphans - self._orphans):
+            self._log.warning("the folder is gone; its artefact is served until the service ends", name=name)
+        self._orphans = orphans
+
+
+def read(folder: Path, *, threads: int = 1) -> Artefact:
+    """As `artefact.load`, where a graph can also load and fail in its first run, by whatever exception."""
+    try:
+        return load(folder, threads=threads)
+    except ArtefactError:
+        raise
+    except Exception as error:
+        raise ArtefactError(f"{folder}: {type(error).__name__}: {error}") from error
+
+
+def same_layout(one: Artefact, other: Artefact) -> bool:
+    """Whether both read the same hidden states, so that an engine can go from one to the other."""
+    a, b = one.manifest, other.manifest
+    return (a.layers, a.hidden_size) == (b.layers, b.hidden_size)
+
+
+def _fingerprint(folder: Path) -> Fingerprint:
+    """Changes with any file of the folder; empty where a file vanished under our eyes."""
+    try:
+        stats = [(str(path.relative_to(folder)), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
+    except OSError:
+        return ()
+    return tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats)

@@ -1,6 +1,7 @@
 """Graphs in ONNX Runtime: on CUDA where the installed runtime has it, else on the CPU, by the same code."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,46 +10,95 @@ import numpy.typing as npt
 import onnxruntime
 
 from predictor_service.bins import Array
+from predictor_service.cuda import OUTPUT, BoundRun, Matrix
+
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+_BOUND_TOLERANCE = 1e-3
 
 
 class Graph:
-    """One ONNX file with an output `probabilities` [N, bins]."""
+    """One ONNX file with an output `probabilities` [N, bins].
 
-    def __init__(self, content: bytes, *, threads: int) -> None:
+    `device` says where it runs: "cpu", "cuda", or "cpu, not cuda: ..." where a GPU could not be had.
+    """
+
+    def __init__(self, content: bytes, *, threads: int, providers: Sequence[Any] = ()) -> None:
+        """`providers` in ONNX Runtime's form; by default CUDA where there is one, then the CPU."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         # Spinning threads would take the cores on which the engine may run.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
-        self._session: Any = onnxruntime.InferenceSession(content, options, providers=_providers())
+        self.session, self.device = _session(content, options, providers or _providers())
+
+    @property
+    def on_cuda(self) -> bool:
+        return self.device == "cuda"
 
     @property
     def inputs(self) -> Mapping[str, tuple[str, list[Any]]]:
         """Element type and shape of each input, as ONNX names them."""
-        return {node.name: (node.type, list(node.shape)) for node in self._session.get_inputs()}
+        return {node.name: (node.type, list(node.shape)) for node in self.session.get_inputs()}
 
     @property
     def bins(self) -> Any:
         """Columns of the output `probabilities`; None where there is no such output."""
-        shapes = {node.name: node.shape for node in self._session.get_outputs()}
-        return shapes.get("probabilities", [None])[-1]
+        shapes = {node.name: node.shape for node in self.session.get_outputs()}
+        return shapes.get(OUTPUT, [None])[-1]
 
     def run(self, **inputs: npt.NDArray[Any]) -> Array:
         """Probabilities [N, bins] as float64."""
-        (probabilities,) = self._session.run(["probabilities"], inputs)
+        (probabilities,) = self.session.run([OUTPUT], inputs)
         return np.asarray(probabilities, dtype=np.float64)
 
 
 class Classifier:
-    """p_t: what one hidden state and an age say about the remaining length."""
+    """p_t: what one hidden state and an age say about the remaining length.
+
+    `device` is the graph's, or "cuda, not bound: ..." where IO binding failed and plain, slower runs serve.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
+        self._bound: BoundRun | None = None
+        self.device: str = graph.device
+        if graph.on_cuda:
+            self._bind()
 
-    def __call__(self, hidden: npt.NDArray[Any], ages: npt.NDArray[Any]) -> Array:
-        """p [N, bins] for tapped layers [N, dim] (cast to float16) and ages [N] in tokens."""
-        return self._graph.run(hidden=np.ascontiguousarray(hidden, dtype=np.float16), age=ages.astype(np.float32))
+    def __call__(self, hidden: Matrix | Sequence[Matrix], ages: Matrix) -> Array:
+        """p [N, bins] for tapped layers [N, dim] (cast to float16) and ages [N] in tokens.
+
+        Rows may lie in several matrices, whose order is theirs: no copy is made to join them before they are
+        where the graph reads them.
+        """
+        parts = [hidden] if isinstance(hidden, np.ndarray) else [part for part in hidden if len(part)] or hidden[:1]
+        if self._bound is not None:
+            return self._bound(parts, ages)
+        return self._plain(parts, ages)
+
+    def _plain(self, parts: Sequence[Matrix], ages: Matrix) -> Array:
+        rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return self._graph.run(hidden=np.ascontiguousarray(rows, dtype=np.float16), age=ages.astype(np.float32))
+
+    def _bind(self) -> None:
+        """Binds, if bound runs say what plain ones do."""
+        try:
+            bound = BoundRun(self._graph.session)
+            difference = max(self._difference(bound, seed) for seed in (0, 1))
+        except Exception as error:  # ONNX Runtime's exceptions share no public base class.
+            self.device = f"cuda, not bound: {error}"
+            return
+        if difference <= _BOUND_TOLERANCE:
+            self._bound, self.device = bound, "cuda"
+        else:
+            self.device = f"cuda, not bound: probabilities differ by {difference:.4f}"
+
+    def _difference(self, bound: BoundRun, seed: int) -> float:
+        _, (_, dim) = self._graph.inputs["hidden"]
+        hidden = [np.random.default_rng(seed).standard_normal((3, dim)).astype(np.float16)]
+        ages = np.arange(3)
+        return float(np.abs(bound(hidden, ages) - self._plain(hidden, ages)).max())
 
 
 def load_graph(path: Path, content: bytes, *, threads: int) -> Graph:
@@ -59,6 +109,21 @@ def load_graph(path: Path, content: bytes, *, threads: int) -> Graph:
         raise ValueError(f"{path.name}: not a graph that ONNX Runtime runs: {error}") from error
 
 
-def _providers() -> list[str]:
-    wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    return [name for name in wanted if name in onnxruntime.get_available_providers()]
+def _session(content: bytes, options: Any, providers: Sequence[Any]) -> tuple[Any, str]:
+    """A session and its device: the CPU where a GPU cannot be had. ONNX Runtime's own way back prints."""
+    reason = ""
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=list(providers), enable_fallback=0)
+    except Exception as error:  # No GPU, or no room on it; what is wrong with the graph is wrong on the CPU too.
+        session = onnxruntime.InferenceSession(content, options, providers=[CPU])
+        reason = f", not cuda: {error}"
+    return session, "cuda" if CUDA in session.get_providers() else f"cpu{reason}"
+
+
+@functools.cache
+def _providers() -> tuple[str, ...]:
+    available = onnxruntime.get_available_providers()
+    if CUDA in available:
+        # CUDA's libraries lie in packages of their own; where torch is not imported, nobody has loaded them.
+        onnxruntime.preload_dlls()
+    return tuple(name for name in (CUDA, CPU) if name in available)

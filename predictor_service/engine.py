@@ -10,6 +10,8 @@ import grpc
 
 from predictor_service import metrics, wire_store
 from predictor_service.artefact import Artefact
+from predictor_service.recorder import Recorder
+from predictor_service.recording import Origin
 from predictor_service.session import EngineSession
 from predictor_service.step import Applied, Declaration, Predictions, Record, Step
 from predictor_service.store import Claim
@@ -39,13 +41,14 @@ class Stream:
 class Engine:
     """The newest stream holds the engine; posteriors outlive it, for the agent often opens the next one."""
 
-    def __init__(self, engine_id: str, *, max_requests: int) -> None:
+    def __init__(self, engine_id: str, *, max_requests: int, recorder: Recorder | None = None) -> None:
         self.engine_id = engine_id
         self.stream: Stream | None = None
         self.writer: Writer | None = None
         self.session: EngineSession | None = None
         self._incarnation = 0
         self._max_requests = max_requests
+        self._recorder = recorder
         self._turn = asyncio.Lock()
 
     async def open(
@@ -63,6 +66,10 @@ class Engine:
             stored = _usable(claim, writer, artefact, declared)
             opened, restored = await compute(lambda: session.open(declared, stored), len(declared))
             self.session, self.writer, self._incarnation = session, writer, writer.epoch.incarnation
+            if self._recorder is not None:
+                layers = tuple(artefact.manifest.layers)
+                origin = Origin(self.engine_id, self._incarnation, artefact.name, layers)
+                self._recorder.open(origin, declared)
             message = await writer.commit(opened)
         if writer.stranded:
             # The store came back while this stream opened without it.
@@ -76,6 +83,8 @@ class Engine:
             session, writer = self._held(stream)
             begun = time.perf_counter()
             applied = await compute(lambda: session.apply(step), step.rows + len(step.declared))
+            if self._recorder is not None:
+                self._recorder.step(self.engine_id, step)
             computed = time.perf_counter()
             message = await writer.commit(applied)
         _measure(step, applied, writer.degraded, (arrived, begun, computed, time.perf_counter()))

@@ -3,16 +3,20 @@
 import grpc
 
 from predictor_service import metrics
+from predictor_service.artefact import Artefact
 from predictor_service.engine import STORE_IS_BACK, Engine, Stream
+from predictor_service.recorder import Recorder
+from predictor_service.switching import switched
 from sidecar.errors import Refused
 
 
 class Engines:
     """Engines by id: at most `most` with an open stream, and as many more whose posteriors are kept."""
 
-    def __init__(self, *, most: int, max_requests: int) -> None:
+    def __init__(self, *, most: int, max_requests: int, recorder: Recorder | None = None) -> None:
         self._most = most
         self._max_requests = max_requests
+        self._recorder = recorder
         self._engines: dict[str, Engine] = {}
 
     def get(self, engine_id: str) -> Engine | None:
@@ -23,10 +27,18 @@ class Engines:
         engine = self._engines.pop(engine_id, None)
         if engine is None or engine.stream is None:
             self._check_room(engine)
-            engine = engine or Engine(engine_id, max_requests=self._max_requests)
+            engine = engine or Engine(engine_id, max_requests=self._max_requests, recorder=self._recorder)
         # Last in the order of use; the first idle ones are dropped.
         self._engines[engine_id] = engine
         return engine
+
+    def switch(self, engine: Engine, stream: Stream, artefact: Artefact) -> None:
+        """Has the engine's next step use `artefact`. Called between two steps of `stream`, by whom it serves:
+        while that stream holds the engine, nobody else computes on its session."""
+        session = engine.session
+        if engine.stream is stream and session is not None and session.artefact is not artefact:
+            engine.session = switched(session, artefact, max_requests=self._max_requests)
+            metrics.SWITCHES.inc()
 
     def end_degraded(self) -> None:
         """The store is back: streams that missed a commit must claim again, which only an open does."""

@@ -7,11 +7,20 @@ import grpc
 
 from predictor_service.availability import COMPONENT as STORE
 from predictor_service.availability import Availability
+from predictor_service.canary import Canary, CanarySettings
 from predictor_service.catalogue import Catalogue
+from predictor_service.drift import Drift
 from predictor_service.engines import Engines
+from predictor_service.following import Follower
+from predictor_service.journal import Journal
+from predictor_service.live import Windows
+from predictor_service.outcomes_reader import OutcomeReader
+from predictor_service.recorder import Recorder, RecorderSettings
+from predictor_service.reloading import watch
 from predictor_service.service import PredictorService
 from predictor_service.settings import PredictorSettings
 from predictor_service.store import Store
+from predictor_service.verdicts import Verdicts
 from sidecar import log, redis, server
 from sidecar.errors import Refused
 from sidecar.health import Health
@@ -26,11 +35,17 @@ async def run(settings: PredictorSettings, *, ready: Callable[[int], None] | Non
     """Serves until SIGTERM or cancellation; `ready` is told the port."""
     health = Health(MODEL, STORE)
     catalogue = Catalogue(settings.model_dir, default=settings.default_model, threads=settings.model_threads)
-    engines = Engines(most=settings.max_engines, max_requests=settings.max_requests_per_engine)
+    recorder = _recorder(settings)
+    engines = Engines(most=settings.max_engines, max_requests=settings.max_requests_per_engine, recorder=recorder)
     async with redis.connect(settings.redis_url, settings.redis_timeout_ms) as client:
         store = Store(client, timeout_ms=settings.redis_timeout_ms, expire_s=settings.posterior_expire_s)
         availability = Availability(store, health, engines.end_degraded)
-        service = PredictorService(settings, catalogue, engines, store, availability)
+        journal = Journal(most_engines=2 * settings.max_engines)
+        windows = Windows(settings.live_window_requests)
+        trial = CanarySettings(settings.canary_model, settings.canary_share, settings.canary_requests)
+        canary = Canary(trial, catalogue, windows, Verdicts(client))
+        follower = Follower(catalogue, journal, OutcomeReader(client), windows, Drift(windows), canary)
+        service = PredictorService(settings, catalogue, canary, journal, engines, store, availability)
 
         def add_services(grpc_server: grpc.aio.Server) -> Sequence[str]:
             predictor_pb2_grpc.add_PredictorServiceServicer_to_server(service, grpc_server)
@@ -39,15 +54,31 @@ async def run(settings: PredictorSettings, *, ready: Callable[[int], None] | Non
         async def drain() -> None:
             engines.end_all(Refused(grpc.StatusCode.UNAVAILABLE, "the predictor is shutting down"))
 
+        async def models_changed() -> None:
+            health.set(MODEL, not catalogue.problem, catalogue.problem)
+            await canary.refresh()
+
         await asyncio.to_thread(catalogue.refresh)
-        health.set(MODEL, not catalogue.problem, catalogue.problem)
         # Streams that open before the store is reached would have to open again.
         await availability.attempt()
-        watching = asyncio.create_task(availability.watch())
+        await models_changed()
+        background = [
+            asyncio.create_task(availability.watch()),
+            asyncio.create_task(watch(catalogue, settings.model_poll_s, models_changed)),
+            asyncio.create_task(follower.run(settings.outcome_poll_s)),
+        ]
         try:
             await server.run("predictor", settings, add_services, health, drain=drain, ready=ready)
         finally:
-            await stop([watching])
+            await stop(background)
+            if recorder is not None:
+                await asyncio.to_thread(recorder.close)
+
+
+def _recorder(settings: PredictorSettings) -> Recorder | None:
+    if settings.record_dir is None:
+        return None
+    return Recorder(RecorderSettings(settings.record_dir, settings.record_every, settings.record_max_bytes))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

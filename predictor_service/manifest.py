@@ -4,8 +4,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+from predictor_service.prompt_section import CountsSection, PromptSection, TextSection, TokensSection
+
 Positive = Annotated[FiniteFloat, Field(gt=0)]
 Rate = Annotated[FiniteFloat, Field(gt=0, le=1)]
+Level = Annotated[float, Field(gt=0, lt=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -14,6 +17,9 @@ class Files(BaseModel):
 
     model: Sha256 = Field(alias="model.onnx")
     prompt: Sha256 = Field(alias="prompt.onnx")
+    # Of the prompt kind text only.
+    llm_tokenizer: Sha256 | None = Field(default=None, alias="llm_tokenizer.json")
+    prompt_tokenizer: Sha256 | None = Field(default=None, alias="prompt_tokenizer.json")
 
 
 class Canary(BaseModel):
@@ -41,9 +47,15 @@ class Manifest(BaseModel):
     representatives: list[FiniteFloat]
     rates: list[Rate]
     prior: list[Positive]
+    # True: bin 0 keeps what would have finished, as in the paper; a baseline.
+    absorbing: bool = False
     tau: float = Field(gt=0, le=1)
+    forgetting: float = Field(default=1.0, ge=0, le=1)
+    # Quantile levels whose interval held 80 % of the truth on validation; served as p10 and p90.
+    interval_levels: tuple[Level, Level] = (0.1, 0.9)
     floor: float = Field(gt=0, lt=0.1)
-    prompt_buckets: int = Field(ge=1)
+    prompt_buckets: int | None = Field(default=None, ge=1)
+    prompt: PromptSection | None = None
     training: dict[str, Any]
     metrics: dict[str, Any]
     files: Files
@@ -63,10 +75,24 @@ class Manifest(BaseModel):
             raise ValueError(f"prior: sums to {sum(self.prior):.4f} instead of 1")
         if self.rates[-1] >= 1:
             raise ValueError("rates: the open bin's must be below 1")
+        if self.interval_levels[0] >= self.interval_levels[1]:
+            raise ValueError("interval_levels: the first must be below the second")
+        self._check_prompt()
         self._inside_bins()
         if len(self.canary.ages) != self.canary.rows:
             raise ValueError(f"canary.ages: {len(self.canary.ages)} entries for {self.canary.rows} rows")
         return self
+
+    @property
+    def prompt_stage(self) -> CountsSection | TokensSection | TextSection:
+        """What the prompt stage is; artefacts made before there was a choice only say `prompt_buckets`."""
+        return self.prompt or CountsSection(buckets=self.prompt_buckets or 1)
+
+    def _check_prompt(self) -> None:
+        if (self.prompt is None) == (self.prompt_buckets is None):
+            raise ValueError("prompt: either this or prompt_buckets must be given")
+        if isinstance(self.prompt, TextSection) and not (self.files.llm_tokenizer and self.files.prompt_tokenizer):
+            raise ValueError("files: the prompt kind text needs llm_tokenizer.json and prompt_tokenizer.json")
 
     def _inside_bins(self) -> None:
         upper = [*self.edges[1:], float("inf")]

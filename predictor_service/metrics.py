@@ -1,6 +1,6 @@
 """What Prometheus is told."""
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Enum, Gauge, Histogram
 
 _LATENCY_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
@@ -18,3 +18,22 @@ POSTERIORS = Gauge("trail_predictor_posteriors", "Living requests of engines wit
 FENCED = Counter("trail_predictor_fenced_commits", "Commits refused because another epoch owns the engine")
 DEGRADED_STEPS = Counter("trail_predictor_degraded_steps", "Steps answered from memory, the store being gone")
 STORE_UP = Gauge("trail_predictor_store_up", "1 while the store answers")
+RECORDING = Gauge("trail_predictor_recording", "1 while rows are recorded for training; 0: off, or stopped")
+RECORDED_ROWS = Counter("trail_predictor_recorded_rows", "Rows recorded for training")
+RECORD_DROPPED_ROWS = Counter("trail_predictor_record_dropped_rows", "Rows that the recorder had no time for")
+BAD_ARTEFACTS = Counter("trail_predictor_bad_artefacts", "Artefacts that were refused; what served before goes on")
+SWITCHES = Counter("trail_predictor_switches", "Engines that went to another artefact between two steps")
+LIVE_REQUESTS = Gauge("trail_predictor_live_requests", "Finished requests behind the live figures", ["model"])
+LIVE_MAE = Gauge("trail_predictor_live_mae_tokens", "Live error of the median remaining length", ["model"])
+LIVE_TAU = Gauge("trail_predictor_live_kendall_tau", "Live rank correlation of the median remaining length", ["model"])
+LIVE_COVERAGE = Gauge("trail_predictor_live_coverage", "Share of live lengths inside the 80 % interval", ["model"])
+TEST_MAE = Gauge("trail_predictor_test_mae_tokens", "As the live figure, on the artefact's own test data", ["model"])
+TEST_TAU = Gauge("trail_predictor_test_kendall_tau", "As the live figure, on the artefact's own test data", ["model"])
+TEST_COVERAGE = Gauge("trail_predictor_test_coverage", "As the live figure, on the artefact's own test data", ["model"])
+CANARY = Enum(
+    "trail_predictor_canary",
+    "What becomes of the canary artefact",
+    ["model"],
+    states=["unfit", "on trial", "ready", "returned"],
+)
+CANARY_RETURNS = Counter("trail_predictor_canary_returns", "Canaries found worse than the stable artefact", ["model"])

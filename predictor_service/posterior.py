@@ -45,23 +45,32 @@ class Evidence:
     """How the classifier's output `p` [N, B] moves a prior.
 
     `prior` is pi, the training frequency of each bin [B] (all alike as in the paper); `tau` in (0, 1]
-    tempers evidence that repeats itself from step to step; `floor` is the least mass of a bin (before the
-    rest is scaled to make room), so that none dies.
+    tempers evidence that repeats itself from step to step; `forgetting` in [0, 1] is the forgetting factor
+    of recursive estimation, 1 to forget nothing; `floor` is the least mass of a bin (before the rest is
+    scaled to make room), so that none dies.
+
+    The classifier has seen the whole prefix through attention, so its outputs are not independent evidence:
+    counted as such (forgetting 1) a posterior grows bolder with every step. With forgetting = 1 - tau this is
+    the logarithmic opinion pool of what was known and what the classifier says now, as sure as its parts.
     """
 
     prior: Array
     tau: float
     floor: float
+    forgetting: float = 1.0
 
     def start(self, p: Array) -> Array:
         """The first posterior [N, B] of a request: what the classifier says."""
         return _normalised(np.maximum(p, _LEAST_LIKELIHOOD))
 
     def update(self, q: Array, p: Array) -> Array:
-        """q'(i) proportional to q(i) * (p(i) / pi(i))**tau, rows of `q` being priors for this step."""
-        likelihood = np.log(np.maximum(p, _LEAST_LIKELIHOOD)) - np.log(self.prior)
+        """q'(i) proportional to pi(i) * (q(i) / pi(i))**forgetting * (p(i) / pi(i))**tau.
+
+        Rows of `q` are priors for this step. Forgetting 1 is DESIGN.md's form: q(i) * (p(i) / pi(i))**tau.
+        """
         with np.errstate(divide="ignore"):
-            score = np.log(q) + self.tau * likelihood
+            score = self.forgetting * np.log(q) + self.tau * np.log(np.maximum(p, _LEAST_LIKELIHOOD))
+        score += (1.0 - self.forgetting - self.tau) * np.log(self.prior)
         return self._floored(_normalised(np.exp(score - score.max(axis=1, keepdims=True))))
 
     def _floored(self, q: Array) -> Array:

@@ -97,7 +97,8 @@ class Requests:
         left = np.maximum(self.cap[slots] - self.age[slots], 1.0)
         self.q[slots] = q
         self.mean[slots] = bins.mean(q, left)
-        quantiles = bins.quantiles(q, (0.1, 0.5, 0.9))
+        low, high = self._artefact.manifest.interval_levels
+        quantiles = bins.quantiles(q, (low, 0.5, high))
         self.p10[slots], self.median[slots], self.p90[slots] = (np.minimum(each, left) for each in quantiles)
 
     def predictions(self, step: int, slots: Iterable[int], problems: Iterable[RowProblem] = ()) -> Predictions:
@@ -122,7 +123,7 @@ class Requests:
         lengths = (self.r0, self.r1, self.mean, self.median, self.p10, self.p90)
         columns = [array[at].tolist() for array in (*numbers, *lengths)]
         ids = [self._ids[slot] for slot in at.tolist()]
-        return [Record(*row) for row in zip(ids, *columns, self.q[at], repeat(self._artefact.name))]  # noqa: B905
+        return [Record(*row) for row in zip(ids, *columns, self.q[at], repeat(self._artefact.bins_name))]  # noqa: B905
 
     def _grow(self) -> None:
         old = len(self._ids)

@@ -1,21 +1,25 @@
 """The gRPC face of the predictor. Messages are translated by `wire`; nothing is computed here."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 import grpc
 
 from predictor_service import wire
+from predictor_service.artefact import Artefact
 from predictor_service.availability import Availability
+from predictor_service.canary import Canary
 from predictor_service.catalogue import Catalogue
 from predictor_service.engine import Engine, Stream
 from predictor_service.engines import Engines
+from predictor_service.journal import Answered, Journal
 from predictor_service.settings import PredictorSettings
 from predictor_service.stateless import predict
 from predictor_service.store import Store, StoreUnavailable
 from predictor_service.writer import Writer
 from sidecar.errors import InvalidField, Refused, abort
-from trail.v1 import predictor_pb2, predictor_pb2_grpc
+from trail.v1 import engine_pb2, predictor_pb2, predictor_pb2_grpc
 
 Context = Any
 
@@ -27,12 +31,16 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
         self,
         settings: PredictorSettings,
         catalogue: Catalogue,
+        canary: Canary,
+        journal: Journal,
         engines: Engines,
         store: Store,
         availability: Availability,
     ) -> None:
         self._settings = settings
         self._catalogue = catalogue
+        self._canary = canary
+        self._journal = journal
         self._engines = engines
         self._store = store
         self._availability = availability
@@ -60,17 +68,23 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
         if first.WhichOneof("message") != "open":
             raise Refused(grpc.StatusCode.FAILED_PRECONDITION, "the first message must be `open`")
         engine = self._engines.admit(wire.engine_id(first.open.engine_id))
-        await context.write(await self._open(engine, stream, first.open))
+        artefact = self._canary.artefact_for(engine.engine_id, first.open.model)
+        await context.write(await self._open(engine, stream, artefact, first.open))
+        self._journal.opened(engine.engine_id, artefact, _names(first.open.requests))
         while (message := await context.read()) is not grpc.aio.EOF:
             if message.WhichOneof("message") != "step":
                 raise Refused(grpc.StatusCode.FAILED_PRECONDITION, "only steps may follow `open`")
-            await context.write(await self._step(engine, stream, first.open, message.step))
+            # Between two steps an engine goes over to an artefact that replaced its own.
+            artefact = self._canary.artefact_for(engine.engine_id, first.open.model)
+            self._engines.switch(engine, stream, artefact)
+            answer = await self._step(engine, stream, first.open, message.step)
+            await context.write(predictor_pb2.StreamPredictResponse(predictions=answer))
+            self._note(engine.engine_id, artefact, message.step, answer)
 
     async def _open(
-        self, engine: Engine, stream: Stream, message: predictor_pb2.OpenPredict
+        self, engine: Engine, stream: Stream, artefact: Artefact, message: predictor_pb2.OpenPredict
     ) -> predictor_pb2.StreamPredictResponse:
         wire.epoch_text(message.epoch)
-        artefact = self._catalogue.get(message.model)
         wire.check_layout(message, artefact)
         declared = wire.declarations(message.requests, field="open.requests")
         writer = Writer(self._store, self._availability, engine.engine_id, message.epoch)
@@ -87,7 +101,7 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
         stream: Stream,
         opened: predictor_pb2.OpenPredict,
         message: predictor_pb2.PredictStep,
-    ) -> predictor_pb2.StreamPredictResponse:
+    ) -> predictor_pb2.StepPredictions:
         if message.epoch != opened.epoch:
             raise Refused(
                 grpc.StatusCode.FAILED_PRECONDITION,
@@ -97,7 +111,18 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
         step = wire.step(message, dim=opened.dim, max_rows=self._settings.max_rows_per_step)
         predictions = await engine.step(stream, step)
         self._engines.measure()
-        return predictor_pb2.StreamPredictResponse(predictions=predictions)
+        return predictions
+
+    def _note(
+        self,
+        engine_id: str,
+        artefact: Artefact,
+        step: predictor_pb2.PredictStep,
+        answer: predictor_pb2.StepPredictions,
+    ) -> None:
+        """For the live figures, after the answer has gone out."""
+        answered = Answered(answer.handles, answer.ages, answer.stages, answer.median, answer.p10, answer.p90)
+        self._journal.stepped(engine_id, artefact, _names(step.declared), answered, step.finished)
 
     async def Predict(self, request: predictor_pb2.PredictRequest, context: Context) -> predictor_pb2.PredictResponse:
         remaining_s = context.time_remaining()
@@ -154,3 +179,7 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
     ) -> predictor_pb2.ListModelsResponse:
         models = [wire.model(self._catalogue.get(name)) for name in self._catalogue.names]
         return predictor_pb2.ListModelsResponse(models=models)
+
+
+def _names(declared: Iterable[engine_pb2.RequestDeclaration]) -> list[tuple[int, str]]:
+    return [(declaration.handle, declaration.request_id) for declaration in declared]

@@ -37,6 +37,12 @@ class EngineSession:
         applied = Applied(self.requests.predictions(0, slots), records, gone)
         return applied, len(named & stored.keys())
 
+    def follow(self, other: "EngineSession") -> None:
+        """Goes on where ``other``, with the same requests, is."""
+        self._last_step = other._last_step
+        put = (self.requests.slot_of_id(other.requests.request_id(slot)) for slot in other._put_since_last_step)
+        self._put_since_last_step = {slot for slot in put if slot is not None}
+
     def apply(self, step: Step) -> Applied:
         """Declares, refines and forgets as the step says. A repeated or an old step changes nothing."""
         if step.number <= self._last_step:

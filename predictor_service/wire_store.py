@@ -33,7 +33,7 @@ def unpack(request_id: str, value: bytes, artefact: Artefact) -> Record | None:
     except Exception:  # protobuf's DecodeError, or a stage of a later release: the record is disposable.
         return None
     q = np.array(message.posterior, dtype=np.float64)
-    if message.model != artefact.name or q.shape != (len(artefact.bins),):
+    if message.model != artefact.bins_name or q.shape != (len(artefact.bins),):
         return None
     if not (np.isfinite(q).all() and (q >= 0).all() and q.sum() > 0):
         return None

@@ -1,20 +1,40 @@
-"""``python -m predictor_service.training``: each stage reads and writes one folder, so any can be run again."""
+"""``trail train``: from a model folder and prompts to a length predictor that serves.
+
+Each stage reads and writes one folder (--work), so a stopped one goes on where it was and any can be run again;
+`run` does them all.
+"""
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
-from predictor_service.training.labels import log_edges
+app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+console = Console(stderr=True)
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
-EDGES = 4, 1024  # width of the first bin and lower edge of the open one, tokens
-Work = Annotated[Path, typer.Option(help="Folder that the stages share.")]
 Llm = Annotated[Path, typer.Option(help="Hugging Face folder of the served LLM.")]
+Work = Annotated[Path, typer.Option(help="Folder that the stages share.")]
+PromptFiles = Annotated[
+    list[Path], typer.Option(help="JSON list or JSONL with `prompt`, `instruction` or `question`; repeatable.")
+]
+HeldOut = Annotated[
+    list[str], typer.Option(help="Data sets that prompts may be held out of (a file's name, or its folder's); all.")
+]
+Layers = Annotated[str, typer.Option(help="Layers L whose hidden_states[L] are read, as 14,18; default: what wins.")]
+MemoryShare = Annotated[
+    float | None, typer.Option(help="Share of the (GPU's) memory that vLLM takes; 0.8 on a GPU, 0.2 without.")
+]
+BackendName = Annotated[str, typer.Option(help="What draws responses: vllm, transformers or auto.")]
 Bins = Annotated[int, typer.Option(help="Bins of remaining length, the open one included.")]
+Seed = Annotated[int, typer.Option(help="Of the split, the sampling and the fits.")]
+ServedModel = Annotated[str, typer.Option(help="Name of the LLM, as the manifest gives it.")]
+MiniLm = Annotated[Path | None, typer.Option(help="Hugging Face folder of MiniLM, to fit a text encoder too.")]
 
 
 @app.command()
@@ -26,111 +46,214 @@ def convert(gguf: Path, llm: Path) -> None:
 
 
 @app.command()
-def responses(
-    prompts: Annotated[Path, typer.Option(help="JSON list of {instruction, input}.")],
+def collect(
     llm: Llm,
     work: Work,
-    samples: Annotated[int, typer.Option(help="Answers to each training prompt.")] = 3,
-    max_tokens: int = 1024,
-    validation: Annotated[int, typer.Option(help="Prompts to tune on.")] = 300,
-    test: Annotated[int, typer.Option(help="Prompts to measure on.")] = 500,
-    seed: int = 0,
+    prompts: PromptFiles,
+    held_out_from: HeldOut = [],  # noqa: B006  # typer's way to say a repeatable option
+    samples: Annotated[int, typer.Option(help="Responses to a training prompt.")] = 3,
+    held_out_samples: Annotated[int, typer.Option(help="Responses to a held-out prompt.")] = 1,
+    temperature: Annotated[float, typer.Option(help="As you serve.")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="As you serve.")] = 0.95,
+    max_tokens: Annotated[int, typer.Option(help="Cap of a response.")] = 1024,
+    max_prompt_tokens: Annotated[int, typer.Option(help="Longer prompts are an error, or skipped.")] = 1024,
+    template: Annotated[str | None, typer.Option(help="For base models: text with {prompt} in it.")] = None,
+    stop: Annotated[list[str], typer.Option(help="For base models: ends a response; repeatable.")] = [],  # noqa: B006
+    validation_share: Annotated[float, typer.Option(help="Share of prompts to tune on.")] = 0.1,
+    test_share: Annotated[float, typer.Option(help="Share of prompts to measure on.")] = 0.15,
+    skip_bad: Annotated[bool, typer.Option(help="Leave out broken or over-long prompts instead of stopping.")] = False,
     max_num_seqs: Annotated[int, typer.Option(help="Requests that vLLM runs at once.")] = 512,
+    memory_share: MemoryShare = None,
+    backend: BackendName = "auto",
+    shard_responses: Annotated[int, typer.Option(help="Responses a shard; a stopped shard is drawn again.")] = 2048,
+    seed: Seed = 0,
 ) -> None:
-    """Samples the LLM's answers with vLLM: responses.npz."""
-    from predictor_service.training.collect import (
-        Sampling,
-        chat_token_ids,
-        read_prompts,
-        sample_responses,
-        split_prompts,
-    )
+    """Draws the LLM's responses: WORK/prompts.jsonl and WORK/responses/."""
+    from predictor_service.training.collect import Sampling
+    from predictor_service.training.collect import collect as draw
+    from predictor_service.training.prompts import Shares, read_prompts, split_prompts
 
-    sampling = Sampling(max_tokens=max_tokens, samples=samples, seed=seed)
-    ids = chat_token_ids(llm, read_prompts(prompts))
-    split = split_prompts(len(ids), validation, test, seed)
-    drawn = sample_responses(llm, ids, split, sampling, max_num_seqs=max_num_seqs, max_model_len=4096)
-    work.mkdir(parents=True, exist_ok=True)
-    drawn.save(work / "responses.npz")
-    _note(work, "responses", prompts=prompts.name, sampling=asdict(sampling))
+    with _clear_errors():
+        read = read_prompts(prompts, llm=llm, max_prompt_tokens=max_prompt_tokens, template=template, skip_bad=skip_bad)
+        for reason in read.skipped:
+            console.print(f"left out: {reason}", highlight=False)
+        shares = Shares(validation_share, test_share, frozenset(held_out_from) or None, seed)
+        split = split_prompts(read.prompts, shares)
+        sampling = Sampling(temperature, top_p, max_tokens, samples, seed, held_out_samples, tuple(stop))
+        engine = _engine(backend, max_num_seqs, max_prompt_tokens + max_tokens, memory_share)
+        drawn = draw(
+            work,
+            llm,
+            read.prompts,
+            split,
+            sampling,
+            shard_responses=shard_responses,
+            console=console,
+            **engine,
+        )
+    _note(work, "collect", prompts=[path.name for path in prompts], sampling=asdict(sampling), shares=asdict(shares))
+    console.print(f"{len(drawn.prompt)} responses, {drawn.finished.mean():.1%} ended before the cap")
 
 
 @app.command()
-def classifier(
+def noise(
     llm: Llm,
     work: Work,
-    layers: Annotated[str, typer.Option(help="Layers L whose hidden_states[L] are read.")] = "14,16,18,20",
-    ages: Annotated[int, typer.Option(help="Ages looked at in each training response.")] = 32,
-    bins: Bins = 24,
-    widths: Annotated[str, typer.Option(help="Units of each hidden layer of the classifier.")] = "256,128",
-    dropout: float = 0.4,
-    epochs: int = 12,
-    learning_rate: float = 3e-4,
-    seed: int = 0,
+    positions: Annotated[int, typer.Option(help="Places in each test response.")] = 4,
+    draws: Annotated[int, typer.Option(help="Times that the rest is drawn from each place.")] = 5,
+    max_num_seqs: Annotated[int, typer.Option(help="Requests that vLLM runs at once.")] = 512,
+    memory_share: MemoryShare = None,
+    backend: BackendName = "auto",
+    seed: Seed = 0,
 ) -> None:
-    """Reads hidden states with transformers and fits the classifier: classifier.npz."""
-    from predictor_service.training.collect import TEST, TRAIN, VALIDATION, Responses
-    from predictor_service.training.fit import fit_classifier
-    from predictor_service.training.networks import Recipe
-    from predictor_service.training.states import read_states
+    """Draws the rest of test responses again, from the same prefixes: what no predictor can know (WORK/noise.npz)."""
+    from predictor_service.training.collect import Responses
+    from predictor_service.training.noise import draw_again
 
-    drawn = Responses.load(work / "responses.npz")
-    recipe = Recipe(widths=_integers(widths), dropout=dropout, epochs=epochs, learning_rate=learning_rate, seed=seed)
-    chosen = _integers(layers)
-    training, validation, test = (
-        read_states(llm, drawn, split, chosen, ages if split == TRAIN else None, seed)
-        for split in (TRAIN, VALIDATION, TEST)
-    )
-    fitted = fit_classifier(training, validation, test, log_edges(bins, *EDGES), recipe)
-    typer.echo(f"validation loss, nats: {[round(loss, 4) for loss in fitted.losses]}")
-    fitted.save(work / "classifier.npz")
-    _note(work, "classifier", layers=chosen, ages_per_response=ages, bins=bins, seed=seed, recipe=asdict(recipe))
+    with _clear_errors():
+        sampling, responses = _sampling(work), Responses.load(work)
+        longest = int(responses.prompt_tokens.max()) + sampling.max_tokens
+        engine = _engine(backend, max_num_seqs, longest, memory_share)
+        draw_again(llm, responses, sampling, positions, draws, seed, work / "noise.npz", console, **engine)
+
+
+@app.command()
+def fit(
+    llm: Llm,
+    work: Work,
+    layers: Layers = "",
+    most_layers: Annotated[int, typer.Option(help="Layers that may be read together, the best alone first.")] = 8,
+    bins: Bins = 24,
+    ages: Annotated[int, typer.Option(help="Ages looked at in each training response.")] = 24,
+    epochs: Annotated[int, typer.Option(help="Passes over the training rows.")] = 12,
+    search: Annotated[bool, typer.Option(help="Try bins, layers, losses and sizes; keep what wins.")] = True,
+    seed: Seed = 0,
+) -> None:
+    """Profiles the layers and fits the classifiers: WORK/study.json, classifier.npz, paper.npz."""
+    from predictor_service.training.networks import Recipe
+    from predictor_service.training.pipeline import Plan, Stage
+
+    chosen = tuple(int(part) for part in layers.split(",") if part)
+    plan = Plan(chosen, most_layers, bins, ages, recipe=Recipe(epochs=epochs, seed=seed), search=search, seed=seed)
+    with _clear_errors():
+        Stage(llm, work, _sampling(work).max_tokens, plan, _say).run()
+    _note(work, "fit", plan=asdict(plan))
+
+
+@app.command()
+def prompts(
+    llm: Llm,
+    work: Work,
+    kinds: Annotated[str, typer.Option(help="Prompt predictors to fit, as counts,tokens; all: every kind.")] = "tokens",
+    minilm: MiniLm = None,
+    bins: Bins = 24,
+    seed: Seed = 0,
+) -> None:
+    """Fits the prompt stage: WORK/prompt/KIND/, each ready for an artefact."""
+    from predictor_service.training.collect import PROMPTS_FILE, Responses
+    from predictor_service.training.labels import equal_edges, log_edges
+    from predictor_service.training.pipeline import PAPER_BINS
+    from predictor_service.training.prompt_fit import fit_prompts
+    from predictor_service.training.prompt_recipes import KINDS
+    from predictor_service.training.prompts import PromptTable
+    from predictor_service.training.stored import PAPER_PROMPT, save_prompt_stage
+    from predictor_service.training.study import FIRST_BIN_TOKENS
+
+    chosen = KINDS if kinds == "all" else tuple(kinds.split(","))
+    with _clear_errors():
+        edges = log_edges(bins, FIRST_BIN_TOKENS, _sampling(work).max_tokens)
+        texts = PromptTable.load(work / PROMPTS_FILE).text
+        fits = fit_prompts(Responses.load(work), texts, edges, llm, minilm, chosen, seed, progress=_say)
+        for kind, fitted in fits.items():
+            save_prompt_stage(work / "prompt" / kind, fitted)
+        # The artefact of the paper's recipe has bins of its own.
+        paper = equal_edges(PAPER_BINS, _sampling(work).max_tokens)
+        baseline = fit_prompts(Responses.load(work), texts, paper, llm, None, ("counts",), seed, progress=_say)
+        save_prompt_stage(work / PAPER_PROMPT, baseline["counts"])
+    _note(work, "prompts", kinds=chosen, bins=bins, seed=seed)
 
 
 @app.command()
 def artefact(
     work: Work,
-    out: Annotated[Path, typer.Option(help="Folder to write the artefact to.")],
-    served_model: Annotated[str, typer.Option(help="Name of the LLM that it predicts for.")],
-    prompt_buckets: int = 4096,
+    out: Annotated[Path, typer.Option(help="Folder to write the artefact to; its name is the folder's.")],
+    served_model: ServedModel,
+    prompt: Annotated[str, typer.Option(help="Which fitted prompt predictor it holds.")] = "tokens",
 ) -> None:
-    """Fits the prompt predictor, tunes the refinement, measures, and writes the artefact."""
-    from predictor_service.training.artefact import assemble
-    from predictor_service.training.collect import Responses, Sampling
-    from predictor_service.training.export import write
-    from predictor_service.training.fit import Classifier
+    """Tunes the refinement and writes the artefact, and beside it the paper's recipe as OUT-trail-recipe."""
+    from predictor_service.training.artefact import About, write_both
 
-    notes = json.loads((work / "notes.json").read_text())
-    fitted = notes["classifier"]["arguments"]
-    made, tried = assemble(
-        Responses.load(work / "responses.npz"),
-        Classifier.load(work / "classifier.npz"),
-        log_edges(fitted["bins"], *EDGES),
-        Sampling(**notes["responses"]["arguments"]["sampling"]),
-        name=out.name,
-        served_model=served_model,
-        layers=tuple(fitted["layers"]),
-        buckets=prompt_buckets,
-        stages=notes,
-    )
-    write(made, out)
-    (work / "tried.json").write_text(json.dumps(tried, indent=1))
-    typer.echo(json.dumps(made.metrics, indent=1))
+    with _clear_errors():
+        paths = write_both(work, out, About(out.name, served_model, _notes(work)), prompt, _sampling(work))
+    for path in paths:
+        console.print(f"wrote {path}", highlight=False)
 
 
-def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+def _say(text: str) -> None:
+    console.print(text, highlight=False)
+
+
+def _engine(backend: str, max_num_seqs: int, max_model_len: int, memory_share: float | None) -> dict[str, Any]:
+    """Arguments of what draws responses: ``backend`` and, for vLLM, the engine's own."""
+    import importlib.util
+
+    import torch
+
+    if backend not in ("auto", "vllm", "transformers"):
+        raise ValueError(f"backend: {backend!r} is none of auto, vllm, transformers")
+    if backend == "transformers" or (backend == "auto" and importlib.util.find_spec("vllm") is None):
+        return {"backend": "transformers"}
+    cuda = torch.cuda.is_available()
+    return {
+        "backend": "vllm",
+        "max_num_seqs": max_num_seqs,
+        "max_model_len": max_model_len,
+        "gpu_memory_utilization": memory_share or (0.8 if cuda else 0.2),
+        # Compiling pays only where there is much to draw.
+        "enforce_eager": not cuda,
+    }
+
+
+def _sampling(work: Path) -> Any:
+    """How the responses in ``work`` were drawn."""
+    from predictor_service.training.collect import Sampling
+
+    notes = _notes(work)
+    if "collect" not in notes:
+        raise ValueError(f"{work}: nothing was collected here (`trail train collect`)")
+    kept = notes["collect"]["arguments"]["sampling"]
+    return Sampling(**kept | {"stop": tuple(kept["stop"])})
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """One line instead of a traceback for what the user can mend."""
+    from predictor_service.training.shards import ShardError
+
+    try:
+        yield
+    except (ValueError, OSError, ShardError) as error:
+        console.print(f"trail train: {error}", style="red", highlight=False)
+        raise typer.Exit(1) from error
+
+
+def _notes(work: Path) -> dict[str, Any]:
+    path = work / "notes.json"
+    notes: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return notes
 
 
 def _note(work: Path, stage: str, **arguments: Any) -> None:
     """Keeps how a stage was run, for the manifest."""
     from predictor_service.training.artefact import versions
 
-    path = work / "notes.json"
-    notes = json.loads(path.read_text()) if path.exists() else {}
-    command = " ".join(["python -m predictor_service.training", *sys.argv[1:]])
-    notes[stage] = {"command": command, "arguments": arguments, "versions": versions()}
-    path.write_text(json.dumps(notes, indent=1))
+    command = " ".join(["trail train", *sys.argv[1:]])
+    notes = _notes(work) | {stage: {"command": command, "arguments": arguments, "versions": versions()}}
+    (work / "notes.json").write_text(json.dumps(notes, indent=1, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, frozenset) else str(value)
 
 
 if __name__ == "__main__":

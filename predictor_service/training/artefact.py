@@ -3,58 +3,96 @@
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from predictor_service.bins import Bins
+from predictor_service.evaluation.breakdown import measure, measure_prompt
+from predictor_service.evaluation.predicted import Predicted, Requests, sample_positions
 from predictor_service.training.collect import TEST, TRAIN, Responses, Sampling
-from predictor_service.training.evaluate import Scale, choose, measure
-from predictor_service.training.export import Artefact
-from predictor_service.training.fit import Classifier
-from predictor_service.training.labels import Ints, leaving_rates, representatives, tail_hazard
-from predictor_service.training.networks import Recipe
-from predictor_service.training.prompt_network import fit_prompt, prompt_features
-from predictor_service.training.refinement import Refinement
+from predictor_service.training.export import Artefact, write
+from predictor_service.training.fit import Classifier, Stream
+from predictor_service.training.labels import Floats, leaving_rates, representatives, tail_hazard
+from predictor_service.training.networks import Array
+from predictor_service.training.refinement import Refinement, refine
+from predictor_service.training.stored import PAPER_PROMPT, PromptStage, load_prompt_stage
+from predictor_service.training.tune import Scale, Tried, as_rows, choose, interval_levels, remaining_of, request_of
 
-PROMPT_RECIPE = Recipe(widths=(64,), dropout=0.5, epochs=20, batch_rows=256, weight_decay=0.3)
+RECIPE_SUFFIX = "-trail-recipe"
+PAPER_FLOOR = 1e-9
+POSITIONS = 16
+
+
+@dataclass(frozen=True)
+class About:
+    """What an artefact says of itself beside its numbers."""
+
+    name: str
+    served_model: str
+    # How each stage was run, for the manifest.
+    stages: Mapping[str, Any]
+
+
+def scale_of(classifier: Classifier, responses: Responses, cap: int) -> Scale:
+    """Bins with the mean remaining length of the training rows in each."""
+    known = responses.finished[classifier.response]
+    remaining = responses.lengths[classifier.response] - classifier.age
+    means = representatives(remaining[known], classifier.edges)
+    return Scale(Bins(classifier.edges.astype(np.float64), means), cap)
+
+
+def tuned(classifier: Classifier, responses: Responses, cap: int) -> tuple[Refinement, list[Tried]]:
+    """Our refinement with tau, forgetting and floor from validation, and all that were tried, best first."""
+    start = Refinement(_rates(classifier, responses, cap), classifier.prior, tau=1.0, floor=0.0)
+    return choose(classifier.validation, responses, start, scale_of(classifier, responses, cap))
+
+
+def paper_refinement(classifier: Classifier, responses: Responses, cap: int) -> Refinement:
+    """The paper's: bin 0 absorbs, every bin alike before evidence, and each step's output counts in full."""
+    flat = np.full(len(classifier.edges), 1 / len(classifier.edges))
+    return Refinement(_rates(classifier, responses, cap), flat, tau=1.0, floor=PAPER_FLOOR, absorbing=True)
+
+
+def write_both(work: Path, out: Path, about: About, kind: str, sampling: Sampling) -> list[Path]:
+    """Writes our artefact to ``out``, and the paper's recipe on the same data beside it; returns both folders.
+
+    Raises ValueError where a stage has not been run, or a graph strays from its network.
+    """
+    responses, baseline = Responses.load(work), out.with_name(f"{out.name}{RECIPE_SUFFIX}")
+    ours, paper = (_classifier(work / file) for file in ("classifier.npz", "paper.npz"))
+    by, tried = tuned(ours, responses, sampling.max_tokens)
+    stage, said = load_prompt_stage(work / "prompt" / kind)
+    write(assemble(responses, ours, by, sampling, stage, said, about, tried), out)
+    by = paper_refinement(paper, responses, sampling.max_tokens)
+    stage, said = load_prompt_stage(work / PAPER_PROMPT)
+    named = replace(about, name=baseline.name)
+    write(assemble(responses, paper, by, sampling, stage, said, named, []), baseline)
+    return [out, baseline]
 
 
 def assemble(
     responses: Responses,
     classifier: Classifier,
-    edges: Ints,
+    refinement: Refinement,
     sampling: Sampling,
-    *,
-    name: str,
-    served_model: str,
-    layers: tuple[int, ...],
-    buckets: int,
-    stages: Mapping[str, Any],
-) -> tuple[Artefact, list[dict[str, float]]]:
-    """The artefact, and every (tau, floor) tried on validation with its error."""
-    learnt = responses.split == TRAIN
-    hazard = tail_hazard(responses.lengths[learnt], responses.finished[learnt], sampling.max_tokens // 2)
-    remaining = responses.lengths[classifier.response] - classifier.age
-    known = responses.finished[classifier.response]
-    means = representatives(remaining[known], edges)
-    scale = Scale(Bins(edges.astype(np.float64), means), sampling.max_tokens)
-    start = Refinement(leaving_rates(edges, hazard), classifier.prior, tau=1.0, floor=0.0)
-    chosen, tried = choose(classifier.validation, responses, start, scale)
-    prompt, prompt_losses = fit_prompt(responses, edges, buckets, PROMPT_RECIPE)
-    features = prompt_features(responses, _test_requests(responses, classifier), buckets)
-    metrics = measure(
-        classifier.test,
-        responses,
-        chosen,
-        scale,
-        prompt=prompt.probabilities(features).astype(np.float64),
-        constant=float(np.median(remaining)),
-    )
+    prompt: PromptStage,
+    prompt_said: Array,
+    about: About,
+    tried: list[Tried],
+) -> Artefact:
+    """The artefact; its interval levels are set on validation and its figures measured on test prompts.
+
+    ``prompt_said`` are the prompt stage's probabilities for the test responses [responses, bins].
+    """
+    cap, learnt = sampling.max_tokens, responses.split == TRAIN
+    scale = scale_of(classifier, responses, cap)
+    levels = _levels(classifier.validation, responses, refinement, scale)
     training = {
-        "stages": stages,
+        "stages": about.stages,
         "sampling": asdict(sampling),
         "responses": {n: int((responses.split == i).sum()) for i, n in enumerate(("train", "validation", "test"))},
         "prompts": int(len(np.unique(responses.prompt))),
@@ -63,36 +101,72 @@ def assemble(
             "validation": len(classifier.validation.age),
             "test": len(classifier.test.age),
         },
+        "constant_tokens": float(np.median(responses.lengths[classifier.response] - classifier.age)),
         "cut_at_max_tokens": round(float(1 - responses.finished[learnt].mean()), 4),
-        "open_bin_hazard_per_token": hazard,
-        "validation_loss_nats": {"states": min(classifier.losses), "prompt": min(prompt_losses)},
-        "censoring": "a response cut at max_tokens counts in the loss with its mass on the bins above what was seen",
-        "prompt_recipe": asdict(PROMPT_RECIPE),
+        "validation_loss_nats": min(classifier.losses),
+        "refinements_tried": as_rows(tried),
         "versions": versions(),
     }
     return Artefact(
-        name=name,
-        served_model=served_model,
-        layers=layers,
-        hidden_size=(len(classifier.dense.mean) - 1) // len(layers),
+        name=about.name,
+        served_model=about.served_model,
+        layers=tuple(int(layer) for layer in classifier.layers),
+        hidden_size=(len(classifier.dense.mean) - 1) // len(classifier.layers),
         states=classifier.dense,
-        prompt=prompt,
-        edges=edges,
-        representatives=means,
-        rates=chosen.rates,
-        prior=chosen.prior,
-        tau=chosen.tau,
-        floor=chosen.floor,
+        prompt=prompt.fields,
+        prompt_files=prompt.files,
+        edges=classifier.edges,
+        representatives=scale.bins.representatives,
+        refinement=refinement,
+        interval_levels=levels,
         training=training,
-        metrics=metrics,
-    ), tried
+        metrics=_metrics(classifier.test, responses, refinement, levels, scale, prompt_said),
+    )
 
 
-def _test_requests(responses: Responses, classifier: Classifier) -> Ints:
-    rows: Ints = classifier.test.response[classifier.test.age == 0]
-    if np.any(responses.split[rows] != TEST):
-        raise ValueError("classifier: it was not made from these responses")
-    return rows
+def _metrics(
+    stream: Stream,
+    responses: Responses,
+    refinement: Refinement,
+    levels: tuple[float, float],
+    scale: Scale,
+    prompt_said: Array,
+) -> dict[str, Any]:
+    """Figures on test requests, 16 decode positions of each, as `trail evaluate` computes them."""
+    request, age, truth = request_of(stream), stream.age, remaining_of(stream, responses)
+    q = refine(stream.probabilities, age, refinement)
+    low, median, high = (scale.quantile(q, level, age) for level in (levels[0], 0.5, levels[1]))
+    every = Predicted(request, age, truth, scale.mean(q, age), median, low, high, q.astype(np.float32))
+    at = sample_positions(request, POSITIONS, seed=0)
+    prompts = responses.prompt[stream.response[age == 0]]
+    tests = np.flatnonzero(responses.split == TEST)
+    r0 = scale.mean(prompt_said.astype(np.float64), np.zeros(len(tests), dtype=np.int64))
+    every_response = Requests(
+        responses.prompt[tests],
+        np.full(len(tests), ""),
+        np.full(len(tests), ""),
+        responses.lengths[tests],
+        responses.finished[tests],
+    )
+    counts = {"requests": int(request[-1]) + 1, "positions": len(at)}
+    return counts | measure(every.take(at), prompts) | {"prompt": measure_prompt(r0, every_response)}
+
+
+def _classifier(path: Path) -> Classifier:
+    if not path.exists():
+        raise ValueError(f"{path}: no classifier was fitted (`trail train fit`)")
+    return Classifier.load(path)
+
+
+def _rates(classifier: Classifier, responses: Responses, cap: int) -> Floats:
+    learnt = responses.split == TRAIN
+    hazard = tail_hazard(responses.lengths[learnt], responses.finished[learnt], cap // 2)
+    return leaving_rates(classifier.edges, hazard)
+
+
+def _levels(stream: Stream, responses: Responses, refinement: Refinement, scale: Scale) -> tuple[float, float]:
+    q = refine(stream.probabilities, stream.age, refinement)
+    return interval_levels(q, remaining_of(stream, responses), request_of(stream), stream.age, scale)
 
 
 def versions() -> dict[str, str]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from predictor_service.training.networks import Array, Dense
+from predictor_service.training.refinement import Refinement
 
 OPSET = 17
 CANARY_SEED, CANARY_AGES = 20, (0.0, 100.0)
@@ -28,13 +29,13 @@ class Artefact:
     layers: tuple[int, ...]
     hidden_size: int
     states: Dense  # over the layers' values, then log1p(age)
-    prompt: Dense
+    # The prompt stage: its fields in the manifest, and its files by name.
+    prompt: Mapping[str, Any]
+    prompt_files: Mapping[str, bytes]
     edges: NDArray[np.int64]
     representatives: NDArray[np.float64]
-    rates: NDArray[np.float64]
-    prior: NDArray[np.float64]
-    tau: float
-    floor: float
+    refinement: Refinement
+    interval_levels: tuple[float, float]
     training: Mapping[str, Any]
     metrics: Mapping[str, Any]
 
@@ -116,18 +117,16 @@ def state_features(hidden: NDArray[np.float16], age: NDArray[Any]) -> Array:
 
 
 def write(artefact: Artefact, folder: Path) -> None:
-    """Writes model.onnx, prompt.onnx and manifest.json; raises ValueError where a graph strays from its network."""
+    """Writes the graphs, then manifest.json; raises ValueError where a graph strays from its network."""
     folder.mkdir(parents=True, exist_ok=True)
     dim = len(artefact.layers) * artefact.hidden_size
     rng = np.random.default_rng(CANARY_SEED)
     hidden = rng.standard_normal((len(CANARY_AGES), dim)).astype(np.float16)
     ages = np.array(CANARY_AGES, dtype=np.float32)
-    states, prompt = states_graph(artefact.states), prompt_graph(artefact.prompt)
+    states, by = states_graph(artefact.states), artefact.refinement
     canary = run(states, hidden=hidden, age=ages)
     _agree("model.onnx", canary, artefact.states.probabilities(state_features(hidden, ages)))
-    counts = rng.poisson(0.1, (4, len(artefact.prompt.mean))).astype(np.float32)
-    _agree("prompt.onnx", run(prompt, features=counts), artefact.prompt.probabilities(counts))
-    files = {"model.onnx": states.SerializeToString(), "prompt.onnx": prompt.SerializeToString()}
+    files = {"model.onnx": states.SerializeToString(), **artefact.prompt_files}
     for name, content in files.items():
         (folder / name).write_bytes(content)
     manifest = {
@@ -140,11 +139,14 @@ def write(artefact: Artefact, folder: Path) -> None:
         "dtype": "float16",
         "edges": artefact.edges.tolist(),
         "representatives": artefact.representatives.round(4).tolist(),
-        "rates": artefact.rates.round(8).tolist(),
-        "prior": artefact.prior.round(8).tolist(),
-        "tau": artefact.tau,
-        "floor": artefact.floor,
-        "prompt_buckets": len(artefact.prompt.mean) - 1,
+        "rates": by.rates.round(8).tolist(),
+        "prior": by.prior.round(8).tolist(),
+        "absorbing": by.absorbing,
+        "tau": by.tau,
+        "forgetting": by.forgetting,
+        "floor": by.floor,
+        "interval_levels": list(artefact.interval_levels),
+        **artefact.prompt,
         "training": {**artefact.training, "opset": OPSET},
         "metrics": artefact.metrics,
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},

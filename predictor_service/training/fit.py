@@ -1,11 +1,13 @@
 """Fits the classifier of hidden states, and keeps what later stages need once the states are gone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from predictor_service.training.labels import Floats, Ints, label
 from predictor_service.training.networks import Array, Dense, Network, Recipe, Rows, possible_bins, predict, train
@@ -20,16 +22,106 @@ class Stream:
     age: Ints
     response: Ints  # [rows] index into Responses
 
+
+@dataclass(frozen=True)
+class Table:
+    """Hidden states of one split on the device that trains, so that many fits can read them."""
+
+    hidden: Tensor  # float16 [rows, layers, hidden_size]
+    layers: tuple[int, ...]
+    age: Ints  # [rows]
+    response: Ints  # [rows] index into Responses
+    remaining: Ints  # [rows] tokens still to come; of a cut response, up to the cap
+    finished: NDArray[np.bool_]  # [rows]
+
     @classmethod
-    def of(cls, states: States, probabilities: Array) -> "Stream":
-        return cls(probabilities, states.age, states.response)
+    def of(cls, states: States, layers: Sequence[int]) -> "Table":
+        hidden = torch.from_numpy(states.hidden).unflatten(1, (len(layers), -1)).to(device())
+        return cls(hidden, tuple(layers), states.age, states.response, states.remaining, states.finished)
+
+    def take(self, rows: Ints) -> "Table":
+        """The same, of some rows only."""
+        hidden = self.hidden[torch.from_numpy(rows).to(self.hidden.device)]
+        return Table(
+            hidden, self.layers, self.age[rows], self.response[rows], self.remaining[rows], self.finished[rows]
+        )
+
+    def rows(self, edges: Ints, recipe: Recipe, layers: Sequence[int], max_tokens: int) -> Rows:
+        """What a network learns from: the layers' values, then log1p(age), which it may not see."""
+        where = self.hidden.device
+        columns = torch.tensor([self.layers.index(layer) for layer in layers], device=where)
+        age, remaining = torch.from_numpy(self.age).to(where), torch.from_numpy(self.remaining).to(where)
+        finished = torch.from_numpy(self.finished).to(where)
+        log_age = torch.log1p(age.float())[:, None]
+        bins = torch.from_numpy(label(self.remaining, edges)).to(where)
+        left, upper = (max_tokens - age).float()[:, None], torch.from_numpy(edges[1:]).to(where).float()
+        lower = torch.from_numpy(edges[:-1]).to(where).float()
+
+        def batch(at: Tensor) -> Tensor:
+            hidden = self.hidden[at] if len(layers) == len(self.layers) else self.hidden[at][:, columns]
+            return torch.cat([hidden.flatten(1).float(), log_age[at]], dim=1)
+
+        return Rows(
+            batch,
+            possible_bins(bins, finished | (not recipe.censoring), len(edges)),
+            seen=(torch.minimum(left - lower, upper - lower)).clamp(min=0) / max_tokens,
+            ended=remaining[:, None] < torch.minimum(upper, left),
+        )
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network over some layers, and its validation loss after each epoch, nats."""
+
+    network: Network
+    edges: Ints
+    layers: tuple[int, ...]
+    recipe: Recipe
+    losses: list[float]
+
+    def probabilities(self, table: Table, max_tokens: int) -> Array:
+        """[rows, bins] for the rows of ``table``."""
+        return predict(self.network, table.rows(self.edges, self.recipe, self.layers, max_tokens))
+
+    def stream(self, table: Table, max_tokens: int) -> Stream:
+        return Stream(self.probabilities(table, max_tokens), table.age, table.response)
+
+
+def fit(
+    training: Table, validation: Table, edges: Ints, recipe: Recipe, layers: Sequence[int], max_tokens: int
+) -> Fitted:
+    """Trains on ``training`` and stops at the epoch that does best on ``validation``."""
+    torch.manual_seed(recipe.seed)
+    rows, held_out = (table.rows(edges, recipe, layers, max_tokens) for table in (training, validation))
+    at = torch.arange(0, len(training.age), max(1, len(training.age) // 50_000), device=training.hidden.device)
+    sample = rows.batch(at)
+    scale = 1 / sample.std(0).clamp(min=1e-3)
+    if not recipe.age:
+        scale[-1] = 0.0
+    network = Network(sample.mean(0), scale, len(edges), recipe).to(training.hidden.device)
+    losses = train(network, rows, held_out, recipe)
+    return Fitted(network, edges, tuple(layers), recipe, losses)
+
+
+def bin_frequency(fitted: Fitted, table: Table, max_tokens: int) -> Floats:
+    """How often each bin is the truth [bins]; a cut response counts for the bins above as the network splits them."""
+    rows = table.rows(fitted.edges, fitted.recipe, fitted.layers, max_tokens)
+    truth = predict(fitted.network, rows) * rows.possible.cpu().numpy()
+    frequency: Floats = (truth / truth.sum(axis=1, keepdims=True)).mean(axis=0, dtype=np.float64)
+    return frequency
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """The trained network and what it says of the rows it learnt from and of those held out."""
+    """The trained network and what it says of held-out responses: all that an artefact needs."""
 
     dense: Dense
+    layers: Ints
+    edges: Ints
     prior: Floats  # [bins] how often each bin is the truth among training rows
     age: Ints  # [training rows]
     response: Ints  # [training rows]
@@ -37,8 +129,24 @@ class Classifier:
     test: Stream
     losses: list[float]  # validation loss after each epoch, nats
 
+    @classmethod
+    def of(cls, fitted: Fitted, training: Table, validation: Table, test: Table, max_tokens: int) -> "Classifier":
+        return cls(
+            fitted.network.dense(),
+            np.array(fitted.layers),
+            fitted.edges,
+            bin_frequency(fitted, training, max_tokens),
+            training.age,
+            training.response,
+            fitted.stream(validation, max_tokens),
+            fitted.stream(test, max_tokens),
+            fitted.losses,
+        )
+
     def save(self, path: Path) -> None:
         flat: dict[str, NDArray[np.generic]] = {
+            "layers": self.layers,
+            "edges": self.edges,
             "prior": self.prior,
             "age": self.age,
             "response": self.response,
@@ -47,7 +155,7 @@ class Classifier:
             "dense.scale": self.dense.scale,
         }
         for i, (weight, bias) in enumerate(self.dense.layers):
-            flat |= {f"dense.weight{i}": weight, f"dense.bias{i}": bias}
+            flat |= {f"dense.weight{i}": weight.astype(np.float16), f"dense.bias{i}": bias}
         for name, stream in (("validation", self.validation), ("test", self.test)):
             flat |= {f"{name}.{field.name}": getattr(stream, field.name) for field in fields(Stream)}
             flat[f"{name}.probabilities"] = stream.probabilities.astype(np.float16)
@@ -57,7 +165,8 @@ class Classifier:
     def load(cls, path: Path) -> "Classifier":
         with np.load(path) as stored:
             flat = {name: stored[name] for name in stored.files}
-        layers = [(flat[f"dense.weight{i}"], flat[f"dense.bias{i}"]) for i in range(sum("weight" in n for n in flat))]
+        count = sum("weight" in name for name in flat)
+        layers = [(flat[f"dense.weight{i}"].astype(np.float32), flat[f"dense.bias{i}"]) for i in range(count)]
         streams = {
             name: Stream(
                 flat[f"{name}.probabilities"].astype(np.float32), flat[f"{name}.age"], flat[f"{name}.response"]
@@ -66,6 +175,8 @@ class Classifier:
         }
         return cls(
             Dense(flat["dense.mean"], flat["dense.scale"], tuple(layers)),
+            flat["layers"],
+            flat["edges"],
             flat["prior"],
             flat["age"],
             flat["response"],
@@ -73,34 +184,3 @@ class Classifier:
             streams["test"],
             flat["losses"].tolist(),
         )
-
-
-def fit_classifier(train_on: States, validation: States, test: States, edges: Ints, recipe: Recipe) -> Classifier:
-    """Trains on ``train_on``, stops early on ``validation``, and runs over both held-out splits."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(recipe.seed)
-    rows = _rows(train_on, edges, device)
-    sample = rows.batch(torch.arange(0, len(train_on.age), max(1, len(train_on.age) // 50_000), device=device))
-    network = Network(sample.mean(0), 1 / sample.std(0).clamp(min=1e-3), len(edges), recipe).to(device)
-    held_out = _rows(validation, edges, device)
-    losses = train(network, rows, held_out, recipe)
-    # A cut response says only that the truth lies above: its row counts for the bins above as the network splits them.
-    truth = predict(network, rows) * rows.possible.cpu().numpy()
-    prior = (truth / truth.sum(axis=1, keepdims=True)).mean(axis=0, dtype=np.float64)
-    return Classifier(
-        network.dense(),
-        prior,
-        train_on.age,
-        train_on.response,
-        Stream.of(validation, predict(network, held_out)),
-        Stream.of(test, predict(network, _rows(test, edges, device))),
-        losses,
-    )
-
-
-def _rows(states: States, edges: Ints, device: torch.device) -> Rows:
-    hidden = torch.from_numpy(states.hidden).to(device)
-    log_age = torch.from_numpy(np.log1p(states.age)).float().to(device)
-    bins = torch.from_numpy(label(states.remaining, edges)).to(device)
-    possible = possible_bins(bins, torch.from_numpy(states.finished).to(device), len(edges))
-    return Rows(lambda at: torch.cat([hidden[at].float(), log_age[at, None]], dim=1), possible)

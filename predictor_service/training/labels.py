@@ -18,6 +18,11 @@ def log_edges(bins: int, first_width: int, last_edge: int) -> Ints:
     return edges
 
 
+def equal_edges(bins: int, end: int) -> Ints:
+    """Lower edges of ``bins`` bins of one width over [0, end), tokens; the last is open. The paper's form."""
+    return np.arange(bins, dtype=np.int64) * -(-end // bins)
+
+
 def label(remaining: Ints, edges: Ints) -> Ints:
     """The bin of each remaining length: the last i with edges[i] <= remaining."""
     return np.searchsorted(edges, remaining, side="right") - 1

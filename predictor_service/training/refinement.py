@@ -17,16 +17,25 @@ class Refinement:
     prior: Floats  # [bins] training frequency of each bin
     tau: float
     floor: float
+    forgetting: float = 1.0
+    absorbing: bool = False
 
 
-def refine(p: Array, age: Ints, by: Refinement) -> Floats:
-    """Posteriors [rows, bins] of streams laid end to end, each with every age from 0 on."""
-    transition, evidence = Transition(by.rates), Evidence(by.prior, by.tau, by.floor)
+def refine(p: Array, age: Ints, by: Refinement, every: int = 1) -> Floats:
+    """Posteriors [rows, bins] of streams laid end to end, each with every age from 0 on.
+
+    With ``every`` K > 1 only ages that K divides are looked at; the rows between hold the posterior of the last one.
+    """
+    transition = Transition(by.rates, absorbing=by.absorbing)
+    evidence = Evidence(by.prior, by.tau, by.floor, by.forgetting)
     start = np.flatnonzero(age == 0)
     length = np.diff(np.append(start, len(age)))
     q = evidence.start(p.astype(np.float64))
     for now in range(1, int(length.max())):
         rows = start[length > now] + now
-        one = np.ones(len(rows), dtype=np.int64)
-        q[rows] = evidence.update(transition.advance(q[rows - 1], one), p[rows].astype(np.float64))
+        if now % every:
+            q[rows] = q[rows - 1]
+            continue
+        moved = transition.advance(q[rows - 1], np.full(len(rows), every))
+        q[rows] = evidence.update(moved, p[rows].astype(np.float64))
     return q

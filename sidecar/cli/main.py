@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -79,12 +79,63 @@ def demo(
         raise typer.Exit(1) from None
 
 
+@app.command()
+def evaluate(
+    artefact: Annotated[Path, typer.Option(help="Folder of the predictor artefact.")],
+    model: Annotated[Path, typer.Option(help="Hugging Face folder of the LLM that it predicts for.")],
+    prompts: Annotated[Path, typer.Option(help='Prompts that nobody has seen: {"prompt": ...} a line.')],
+    max_prompts: Annotated[int, typer.Option(min=2, help="Prompts to take, drawn by the seed.")] = 500,
+    seed: Annotated[int, typer.Option(help="Of the prompts, the responses and the positions.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")] = False,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Cap of every response, tokens.")] = 1024,
+    temperature: Annotated[float, typer.Option(min=0, help="Of the sampling.")] = 0.7,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Of the sampling.")] = 0.95,
+    out: Annotated[Path, typer.Option(help="Folder for the responses and the report.")] = Path("out/evaluate"),
+    baseline: Annotated[
+        Path | None, typer.Option(help="Artefact of the paper's recipe; default: ARTEFACT-trail-recipe.")
+    ] = None,
+    predictor: Annotated[
+        str, typer.Option(help="Address of a predictor service that has the artefact; default: one of our own.")
+    ] = "",
+    redis_url: Annotated[str, typer.Option(help="Store of that service, to read posteriors from.")] = "",
+    template: Annotated[str, typer.Option(help="What a base model is given, with {prompt} in it.")] = "",
+    stop: Annotated[list[str] | None, typer.Option(help="Text that ends a response of a base model.")] = None,
+    backend: Annotated[
+        Literal["auto", "vllm", "transformers"], typer.Option(help="What draws the responses.")
+    ] = "auto",
+    study: Annotated[Path | None, typer.Option(help="Training's study.json, to draw in the report.")] = None,
+) -> None:
+    """Measures a predictor on responses of its LLM to new prompts, through the real service, and writes a report."""
+    try:
+        from predictor_service.evaluation import command
+        from predictor_service.evaluation.service import Address
+        from predictor_service.training.generation import Sampling
+    except ImportError as error:
+        typer.echo(f"trail evaluate: {error}: pip install 'trail-sidecar[train]'", err=True)
+        raise typer.Exit(2) from None
+    sampling = Sampling(temperature, top_p, max_tokens, seed=seed, stop=tuple(stop or ()))
+    service = Address(predictor, redis_url or None) if predictor else None
+    options = command.Options(
+        artefact, model, prompts, max_prompts, sampling, out, baseline, service, template or None, backend, study
+    )
+    try:
+        command.main(options, as_json=as_json)
+    except command.EvaluateError as error:
+        typer.echo(f"trail evaluate: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
 @app.command(context_settings=PASS_ON)
 def predictor(context: typer.Context) -> None:
-    """Runs the predictor service (--help lists its settings)."""
-    from predictor_service.main import main
+    """Runs the predictor service (--help lists its settings). `check ARTEFACT`: tells what it is and if it is good."""
+    if context.args[:1] == ["check"]:
+        from predictor_service.check import app as check
 
-    main(context.args)
+        check(context.args[1:], prog_name="trail predictor check")
+    else:
+        from predictor_service.main import main
+
+        main(context.args)
 
 
 @app.command(context_settings=PASS_ON)

@@ -44,7 +44,7 @@ from trail.v1 import scheduler_pb2, scheduler_pb2_grpc
 ENGINE_ID = "demo"
 GREEDY_REQUESTS = 24
 WARM_UP_REQUESTS = 12
-LOAD = 4.0
+LOAD = 12.0
 """Arrivals over what the engine can serve."""
 STATISTICS_PERIOD_S = 1.2
 """The agent writes its statistics once a second."""

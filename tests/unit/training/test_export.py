@@ -12,6 +12,7 @@ from predictor_service.manifest import Manifest
 from predictor_service.training.export import Artefact, prompt_graph, run, state_features, states_graph, write
 from predictor_service.training.labels import leaving_rates, log_edges
 from predictor_service.training.networks import Dense
+from predictor_service.training.refinement import Refinement
 
 LAYERS, HIDDEN, BUCKETS = (3, 5), 16, 32
 EDGES = log_edges(8, 4, 128)
@@ -28,6 +29,9 @@ def _dense(features: int, seed: int) -> Dense:
     return Dense(mean, rng.uniform(0.5, 2, features).astype(np.float32), layers)
 
 
+PROMPT = _dense(BUCKETS + 1, 1)
+
+
 def _artefact() -> Artefact:
     return Artefact(
         name="tiny",
@@ -35,13 +39,12 @@ def _artefact() -> Artefact:
         layers=LAYERS,
         hidden_size=HIDDEN,
         states=_dense(len(LAYERS) * HIDDEN + 1, 0),
-        prompt=_dense(BUCKETS + 1, 1),
+        prompt={"prompt_buckets": BUCKETS},
+        prompt_files={"prompt.onnx": prompt_graph(PROMPT).SerializeToString()},
         edges=EDGES,
         representatives=EDGES.astype(float),
-        rates=leaving_rates(EDGES, 0.01),
-        prior=np.full(8, 1 / 8),
-        tau=0.2,
-        floor=1e-4,
+        refinement=Refinement(leaving_rates(EDGES, 0.01), np.full(8, 1 / 8), tau=0.2, floor=1e-4, forgetting=0.8),
+        interval_levels=(0.08, 0.92),
         training={},
         metrics={},
     )
@@ -66,9 +69,8 @@ def test_an_outlier_in_a_hidden_state_still_gives_a_distribution() -> None:
 
 
 def test_the_prompt_graph_computes_what_the_network_computes() -> None:
-    dense = _artefact().prompt
     features = np.random.default_rng(5).poisson(0.3, (3, BUCKETS + 1)).astype(np.float32)
-    assert run(prompt_graph(dense), features=features) == pytest.approx(dense.probabilities(features), abs=2e-3)
+    assert run(prompt_graph(PROMPT), features=features) == pytest.approx(PROMPT.probabilities(features), abs=2e-3)
 
 
 def test_the_manifest_is_what_the_service_accepts_and_its_hashes_and_canary_hold(tmp_path: Path) -> None:
@@ -76,6 +78,8 @@ def test_the_manifest_is_what_the_service_accepts_and_its_hashes_and_canary_hold
     manifest = Manifest.model_validate(json.loads((tmp_path / "manifest.json").read_text()))
     for name, digest in (("model.onnx", manifest.files.model), ("prompt.onnx", manifest.files.prompt)):
         assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
+    assert (manifest.tau, manifest.forgetting, manifest.floor) == (0.2, 0.8, 1e-4)
+    assert manifest.interval_levels == (0.08, 0.92)
     canary = manifest.canary
     hidden = np.random.default_rng(canary.hidden_seed).standard_normal((canary.rows, manifest.dim)).astype(np.float16)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])

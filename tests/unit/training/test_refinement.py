@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from predictor_service.bins import Bins
-from predictor_service.training.evaluate import Scale, ranked_score
 from predictor_service.training.labels import leaving_rates, log_edges
 from predictor_service.training.refinement import Refinement, refine
+from predictor_service.training.tune import Scale, ranked_score
 
 EDGES = log_edges(12, 4, 256)
 
@@ -46,6 +46,20 @@ def test_noisy_evidence_is_pooled_over_steps() -> None:
     wrong = np.abs(p.argmax(axis=1) - bins)[20:].mean()
     refined = refine(p, np.arange(80), _settings(0.3))
     assert np.abs(refined.argmax(axis=1) - bins)[20:].mean() < wrong
+
+
+@pytest.mark.parametrize("every", [2, 4])
+def test_looking_at_every_kth_token_is_the_same_stream_thinned_out(every: int) -> None:
+    p = np.random.default_rng(3).dirichlet(np.ones(12), 17).astype(np.float32)
+    age = np.arange(17)
+    by = Refinement(leaving_rates(EDGES, 0.005), np.full(12, 1 / 12), 0.3, 1e-6, forgetting=0.7)
+    q = refine(p, age, by, every)
+    seen = age // every * every
+    assert q == pytest.approx(q[seen])
+    garbled = p.copy()
+    garbled[age % every != 0] = 1 / 12
+    assert refine(garbled, age, by, every) == pytest.approx(q)
+    assert refine(garbled, age, by) != pytest.approx(q)
 
 
 def test_ranked_score_prefers_the_truth_and_asks_nothing_beyond_the_cap() -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from predictor_service.training.metrics import kendall, mean_per_request, mean_per_step, snapshots
+from predictor_service.evaluation.metrics import kendall, mean_per_request, mean_per_step, snapshots
 
 
 def test_requests_or_steps_count_the_same() -> None:
