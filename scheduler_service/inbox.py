@@ -89,7 +89,7 @@ class PredictionInbox:
         targets, chosen = targets[newer], chosen[newer]
         table["predicted_at_age"][targets] = predictions.ages[chosen]
         table["stage"][targets] = predictions.stages[chosen]
-        for name in ("mean", "p10", "p90"):
+        for name in ("mean", "median", "p10", "p90"):
             table[name][targets] = getattr(predictions, name)[chosen]
 
     def _lend(self, targets: Ints) -> None:

@@ -115,6 +115,7 @@ class Predictions:
     ages: Ints
     stages: Ints
     mean: Floats
+    median: Floats
     p10: Floats
     p90: Floats
     r0: Floats
@@ -122,7 +123,7 @@ class Predictions:
 
     def usable(self) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
         """[M]: rows that can be ranked by; one that is not finite or negative would poison every rank."""
-        lengths = np.stack([self.mean, self.p10, self.p90, self.r0, self.r1])
+        lengths = np.stack([self.mean, self.median, self.p10, self.p90, self.r0, self.r1])
         return np.asarray((np.isfinite(lengths) & (lengths >= 0)).all(axis=0))
 
 

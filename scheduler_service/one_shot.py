@@ -59,7 +59,7 @@ def _predictions(request: scheduler_pb2.PlanRequest, requests: tuple[Declaration
         _EPOCH,
         1,
         np.array([each.handle for each in requests], dtype=np.uint64),
-        Predictions(ages, np.full(ages.size, _DECODE), remaining, remaining, remaining, total, total),
+        Predictions(ages, np.full(ages.size, _DECODE), remaining, remaining, remaining, remaining, total, total),
     )
 
 

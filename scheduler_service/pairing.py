@@ -51,11 +51,15 @@ class Pairing:
 
 
 def per_step(view: EngineView) -> Lengths:
-    """The newest prediction, counted down by one for each token generated since."""
+    """The newest prediction, counted down by one for each token generated since.
+
+    The median: it orders requests better than the mean, which a little mass in the last bins drowns (Kendall's tau 0.64
+    against 0.59, docs/accuracy).
+    """
     predicted = view.predicted_at_age >= 0
     total = _known_total(view, np.where(view.r1 > 0, view.r1, view.r0))
     since = view.age - view.predicted_at_age
-    remaining = np.where(predicted, view.mean - since, total - view.age)
+    remaining = np.where(predicted, view.median - since, total - view.age)
     return Lengths(_alive(remaining), total, view.predicted_at_age, ~predicted)
 
 

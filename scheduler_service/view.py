@@ -22,6 +22,7 @@ ROW = np.dtype(
         ("r1", np.float64),
         ("borrowed_r", np.float64),
         ("mean", np.float64),
+        ("median", np.float64),
         ("p10", np.float64),
         ("p90", np.float64),
         ("predicted_at_age", np.int64),
@@ -53,7 +54,7 @@ class EngineView:
     """N living requests of one engine (every array is [N]) and the engine's own pace.
 
     Lengths and ages are in tokens. `r0` and `r1` are predicted totals (0: none yet), `borrowed_r` is the
-    total that another request was predicted (0: none yet). `mean`, `p10` and `p90` are tokens still to come
+    total that another request was predicted (0: none yet). `mean`, `median`, `p10` and `p90` are tokens still to come
     after `predicted_at_age`; they mean nothing where that is -1.
     """
 
@@ -69,6 +70,7 @@ class EngineView:
     r1: Floats
     borrowed_r: Floats
     mean: Floats
+    median: Floats
     p10: Floats
     p90: Floats
     predicted_at_age: Ints

@@ -27,7 +27,7 @@ def published(data: bytes) -> PublishedMessage:
     except DecodeError as error:
         raise Unreadable(str(error)) from None
     rows = message.predictions
-    columns = (rows.ages, rows.stages, rows.mean, rows.p10, rows.p90, rows.initial)
+    columns = (rows.ages, rows.stages, rows.mean, rows.median, rows.p10, rows.p90, rows.initial)
     if any(len(column) != len(rows.handles) for column in columns):
         raise Unreadable("arrays differ in length")
     stages = np.array([_STAGE.get(stage, stage) for stage in rows.stages], dtype=np.int64)
@@ -40,6 +40,7 @@ def published(data: bytes) -> PublishedMessage:
             ages=np.array(rows.ages, dtype=np.int64),
             stages=stages,
             mean=_floats(rows.mean),
+            median=_floats(rows.median),
             p10=_floats(rows.p10),
             p90=_floats(rows.p90),
             r0=np.where(stages <= _PROMPT, initial, 0.0),
@@ -63,6 +64,7 @@ def snapshot(fields: Mapping[bytes, bytes]) -> Snapshot:
             ages=np.array([row.age_tokens for row in rows], dtype=np.int64),
             stages=np.array([_STAGE.get(row.stage, row.stage) for row in rows], dtype=np.int64),
             mean=_floats([row.mean for row in rows]),
+            median=_floats([row.median for row in rows]),
             p10=_floats([row.p10 for row in rows]),
             p90=_floats([row.p90 for row in rows]),
             r0=_floats([row.r0 for row in rows]),

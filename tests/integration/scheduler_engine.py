@@ -142,7 +142,7 @@ class Predictor:
 
     def store(self, handle: int, age: int, mean: float, r0: float = 0.0, r1: float = 0.0) -> None:
         record = state_pb2.StoredPosterior(
-            handle=handle, age_tokens=age, stage=predictor_pb2.STAGE_DECODE, mean=mean, p10=mean / 2,
+            handle=handle, age_tokens=age, stage=predictor_pb2.STAGE_DECODE, mean=mean, median=mean, p10=mean / 2,
             p90=mean * 2, r0=r0 or mean, r1=r1 or mean + age,
         )  # fmt: skip
         with self._valkey.client() as client:

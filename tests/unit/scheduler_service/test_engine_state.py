@@ -39,7 +39,7 @@ def delta(step: int, **more: object) -> Delta:
 def predictions(age: int, mean: float, *, stage: int = 3, r0: float = 0.0, r1: float = 0.0) -> Predictions:
     one = np.ones(1)
     return Predictions(
-        np.array([age]), np.array([stage]), one * mean, one * mean / 2, one * mean * 2, one * r0, one * r1
+        np.array([age]), np.array([stage]), one * mean, one * mean, one * mean / 2, one * mean * 2, one * r0, one * r1
     )
 
 

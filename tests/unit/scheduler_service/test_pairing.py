@@ -8,7 +8,7 @@ from tests.unit.scheduler_service.views import running, view_of, waiting
 
 
 def test_per_step_counts_the_newest_prediction_down_by_one_a_token():
-    view = view_of(running(age=50, remaining=0) | {"mean": 100.0, "predicted_at_age": 30, "r1": 120.0})
+    view = view_of(running(age=50, remaining=0) | {"median": 100.0, "predicted_at_age": 30, "r1": 120.0})
     lengths = PAIRINGS["per_step"].lengths(view)
     assert lengths.remaining.tolist() == [80.0]
     assert lengths.total.tolist() == [120.0]

@@ -34,7 +34,7 @@ def running(age: int, remaining: float, total: float | None = None, **more: Any)
 def waiting(remaining: float, age: int = 0, total: float | None = None, **more: Any) -> dict[str, Any]:
     """A waiting request whose newest prediction was made now."""
     r = age + remaining if total is None else total
-    return {"age": age, "mean": remaining, "predicted_at_age": age, "r0": r, "r1": r} | more
+    return {"age": age, "mean": remaining, "median": remaining, "predicted_at_age": age, "r0": r, "r1": r} | more
 
 
 def full(slots: int, **more: int) -> Capacity:
