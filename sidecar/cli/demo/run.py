@@ -174,7 +174,7 @@ def _compare(bench: Bench, prompts: Prompts, repeats: int, slots: int, out: Path
 
 
 def _arrivals(bench: Bench, prompts: list[str], sampling: Sampling) -> list[float]:
-    """Poisson arrivals, at about four times the speed that stock serves at: seconds from the start.
+    """Poisson arrivals, at about twelve times the speed that stock serves at: seconds from the start.
 
     Both engines warm up with the first prompts, all at once; the time that stock takes for them is the measure.
     """
