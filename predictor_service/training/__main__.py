@@ -65,7 +65,7 @@ def collect(
     max_num_seqs: Annotated[int, typer.Option(help="Requests that vLLM runs at once.")] = 512,
     memory_share: MemoryShare = None,
     backend: BackendName = "auto",
-    shard_responses: Annotated[int, typer.Option(help="Responses a shard; a stopped shard is drawn again.")] = 2048,
+    shard_responses: Annotated[int, typer.Option(help="Responses a shard; a stopped shard is drawn again.")] = 8192,
     seed: Seed = 0,
 ) -> None:
     """Draws the LLM's responses: WORK/prompts.jsonl and WORK/responses/."""
@@ -91,7 +91,15 @@ def collect(
             console=console,
             **engine,
         )
-    _note(work, "collect", prompts=[path.name for path in prompts], sampling=asdict(sampling), shares=asdict(shares))
+    _note(
+        work,
+        "collect",
+        prompts=[path.name for path in prompts],
+        sampling=asdict(sampling),
+        shares=asdict(shares),
+        shard_responses=shard_responses,
+        backend=backend,
+    )
     console.print(f"{len(drawn.prompt)} responses, {drawn.finished.mean():.1%} ended before the cap")
 
 
@@ -162,7 +170,8 @@ def prompts(
     chosen = KINDS if kinds == "all" else tuple(kinds.split(","))
     with _clear_errors():
         edges = log_edges(bins, FIRST_BIN_TOKENS, _sampling(work).max_tokens)
-        texts = PromptTable.load(work / PROMPTS_FILE).text
+        known = (work / PROMPTS_FILE).exists()
+        texts = PromptTable.load(work / PROMPTS_FILE).text if known else _nothing(Responses.load(work))
         fits = fit_prompts(Responses.load(work), texts, edges, llm, minilm, chosen, seed, progress=_say)
         for kind, fitted in fits.items():
             save_prompt_stage(work / "prompt" / kind, fitted)
@@ -174,6 +183,41 @@ def prompts(
 
 
 @app.command()
+def recorded(
+    work: Work,
+    recordings: Annotated[Path, typer.Option(help="What `trail predictor --record-dir` recorded.")],
+    engine_id: Annotated[list[str], typer.Option(help="Engine whose outcomes are read; repeatable.")],
+    redis_url: Annotated[str, typer.Option(help="Store of the services, which holds the outcomes.")],
+    max_tokens: Annotated[int, typer.Option(help="Cap of a response as you serve.")] = 1024,
+    bins: Bins = 24,
+    epochs: Annotated[int, typer.Option(help="Passes over the training rows.")] = 12,
+    seed: Seed = 0,
+) -> None:
+    """In place of collect and fit: learns from what a running service received, joined with how requests ended."""
+    from redis import Redis
+
+    from predictor_service.training.collect import RESPONSES_FOLDER, Sampling
+    from predictor_service.training.networks import Recipe
+    from predictor_service.training.pipeline import Plan, fit_recordings
+    from predictor_service.training.prompts import Shares
+    from predictor_service.training.recordings import load_recordings, read_outcomes
+    from predictor_service.training.shards import Shards
+
+    plan = Plan(bins=bins, recipe=Recipe(epochs=epochs, seed=seed), search=False, seed=seed)
+    with _clear_errors():
+        with Redis.from_url(redis_url) as client:
+            outcomes = [outcome for engine in engine_id for outcome in read_outcomes(client, engine)]
+        found = load_recordings(recordings, outcomes, Shares(seed=seed))
+        for reason, count in found.left_out.items():
+            _say(f"left out: {count} requests, {reason}")
+        Shards(work / RESPONSES_FOLDER, {"recordings": str(recordings), "seed": seed}).save(0, vars(found.responses))
+        fit_recordings(work, found, max_tokens, plan, _say)
+    # How the clients sampled is theirs to know; the cap is all that later stages need.
+    _note(work, "collect", sampling=asdict(Sampling(max_tokens=max_tokens, seed=seed)), recordings=str(recordings))
+    _note(work, "fit", plan=asdict(plan))
+
+
+@app.command()
 def artefact(
     work: Work,
     out: Annotated[Path, typer.Option(help="Folder to write the artefact to; its name is the folder's.")],
@@ -181,12 +225,17 @@ def artefact(
     prompt: Annotated[str, typer.Option(help="Which fitted prompt predictor it holds.")] = "tokens",
 ) -> None:
     """Tunes the refinement and writes the artefact, and beside it the paper's recipe as OUT-trail-recipe."""
-    from predictor_service.training.artefact import About, write_both
+    from predictor_service.training.artefact import About, write_all
 
     with _clear_errors():
-        paths = write_both(work, out, About(out.name, served_model, _notes(work)), prompt, _sampling(work))
+        paths = write_all(work, out, About(out.name, served_model, _notes(work)), prompt, _sampling(work))
     for path in paths:
         console.print(f"wrote {path}", highlight=False)
+
+
+def _nothing(responses: Any) -> list[str]:
+    """Recordings hold no texts, only ids: an empty one for each prompt."""
+    return [""] * (int(responses.prompt.max()) + 1)
 
 
 def _say(text: str) -> None:
@@ -247,13 +296,52 @@ def _note(work: Path, stage: str, **arguments: Any) -> None:
     """Keeps how a stage was run, for the manifest."""
     from predictor_service.training.artefact import versions
 
-    command = " ".join(["trail train", *sys.argv[1:]])
+    told = sys.argv[2:] if sys.argv[1:2] == ["train"] else sys.argv[1:]
+    command = " ".join(["trail train", *told])
     notes = _notes(work) | {stage: {"command": command, "arguments": arguments, "versions": versions()}}
     (work / "notes.json").write_text(json.dumps(notes, indent=1, default=_plain))
 
 
 def _plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, frozenset) else str(value)
+
+
+@app.command()
+def run(
+    llm: Llm,
+    prompts_from: PromptFiles,
+    out: Annotated[Path, typer.Option(help="Folder to write the artefact to; its name is the folder's.")],
+    served_model: ServedModel,
+    work: Work = Path("out/train"),
+    held_out_from: HeldOut = [],  # noqa: B006
+    samples: Annotated[int, typer.Option(help="Responses to a training prompt.")] = 3,
+    temperature: Annotated[float, typer.Option(help="As you serve.")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="As you serve.")] = 0.95,
+    max_tokens: Annotated[int, typer.Option(help="Cap of a response.")] = 1024,
+    template: Annotated[str | None, typer.Option(help="For base models: text with {prompt} in it.")] = None,
+    stop: Annotated[list[str], typer.Option(help="For base models: ends a response; repeatable.")] = [],  # noqa: B006
+    layers: Layers = "",
+    bins: Bins = 24,
+    search: Annotated[bool, typer.Option(help="Try bins, layers, losses and sizes; keep what wins.")] = True,
+    prompt: Annotated[str, typer.Option(help="Prompt predictor to fit.")] = "tokens_ranked",
+    memory_share: MemoryShare = None,
+    backend: BackendName = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Everything: collect, fit, prompts, artefact. A stopped run goes on where it was."""
+    collect(
+        llm, work, prompts_from, held_out_from, samples,
+        temperature=temperature, top_p=top_p, max_tokens=max_tokens, template=template, stop=stop,
+        memory_share=memory_share, backend=backend, seed=seed,
+    )  # fmt: skip
+    fit(llm, work, layers, bins=bins, search=search, seed=seed)
+    prompts(llm, work, prompt, bins=bins, seed=seed)
+    artefact(work, out, served_model, prompt)
+
+
+def main(arguments: list[str]) -> None:
+    """Runs ``trail train`` with the arguments after these words."""
+    app(arguments, prog_name="trail train")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from predictor_service.training.fit import Classifier, Stream
 from predictor_service.training.labels import Floats, leaving_rates, representatives, tail_hazard
 from predictor_service.training.networks import Array
 from predictor_service.training.refinement import Refinement, refine
-from predictor_service.training.stored import PAPER_PROMPT, PromptStage, load_prompt_stage
+from predictor_service.training.stored import CLASSIFIER, PAPER_CLASSIFIER, PAPER_PROMPT, PromptStage, load_prompt_stage
 from predictor_service.training.tune import Scale, Tried, as_rows, choose, interval_levels, remaining_of, request_of
 
 RECIPE_SUFFIX = "-trail-recipe"
@@ -57,17 +57,23 @@ def paper_refinement(classifier: Classifier, responses: Responses, cap: int) -> 
     return Refinement(_rates(classifier, responses, cap), flat, tau=1.0, floor=PAPER_FLOOR, absorbing=True)
 
 
-def write_both(work: Path, out: Path, about: About, kind: str, sampling: Sampling) -> list[Path]:
-    """Writes our artefact to ``out``, and the paper's recipe on the same data beside it; returns both folders.
+def write_all(work: Path, out: Path, about: About, kind: str, sampling: Sampling) -> list[Path]:
+    """Writes our artefact to ``out`` and, where it was fitted, the paper's recipe on the same data beside it.
 
-    Raises ValueError where a stage has not been run, or a graph strays from its network.
+    Returns the folders. Raises ValueError where a stage has not been run, or a graph strays from its network.
     """
-    responses, baseline = Responses.load(work), out.with_name(f"{out.name}{RECIPE_SUFFIX}")
-    ours, paper = (_classifier(work / file) for file in ("classifier.npz", "paper.npz"))
-    by, tried = tuned(ours, responses, sampling.max_tokens)
+    responses, cap = Responses.load(work), sampling.max_tokens
+    if not (work / CLASSIFIER).exists():
+        raise ValueError(f"{work / CLASSIFIER}: no classifier was fitted (`trail train fit`)")
+    ours = Classifier.load(work / CLASSIFIER)
+    by, tried = tuned(ours, responses, cap)
     stage, said = load_prompt_stage(work / "prompt" / kind)
     write(assemble(responses, ours, by, sampling, stage, said, about, tried), out)
-    by = paper_refinement(paper, responses, sampling.max_tokens)
+    if not (work / PAPER_CLASSIFIER).exists():
+        return [out]
+    baseline = out.with_name(f"{out.name}{RECIPE_SUFFIX}")
+    paper = Classifier.load(work / PAPER_CLASSIFIER)
+    by = paper_refinement(paper, responses, cap)
     stage, said = load_prompt_stage(work / PAPER_PROMPT)
     named = replace(about, name=baseline.name)
     write(assemble(responses, paper, by, sampling, stage, said, named, []), baseline)
@@ -150,12 +156,6 @@ def _metrics(
     )
     counts = {"requests": int(request[-1]) + 1, "positions": len(at)}
     return counts | measure(every.take(at), prompts) | {"prompt": measure_prompt(r0, every_response)}
-
-
-def _classifier(path: Path) -> Classifier:
-    if not path.exists():
-        raise ValueError(f"{path}: no classifier was fitted (`trail train fit`)")
-    return Classifier.load(path)
 
 
 def _rates(classifier: Classifier, responses: Responses, cap: int) -> Floats:

@@ -13,7 +13,9 @@ from predictor_service.training.fit import Classifier, Fitted, Table, fit
 from predictor_service.training.labels import Ints, equal_edges, log_edges
 from predictor_service.training.networks import PAPER, Recipe
 from predictor_service.training.prompts import TEST, TRAIN, VALIDATION, PromptTable
+from predictor_service.training.recordings import Recordings
 from predictor_service.training.states import Layers, Reader
+from predictor_service.training.stored import CLASSIFIER, PAPER_CLASSIFIER
 from predictor_service.training.study import (
     FIRST_BIN_TOKENS,
     Choice,
@@ -67,9 +69,9 @@ class Stage:
         splits = Splits(tables[TRAIN], tables[VALIDATION], self._cap)
         choice = self._choose(splits, layers)
         fitted = self._fit(splits, choice)
-        self._save("classifier.npz", fitted, tables)
+        self._save(CLASSIFIER, fitted, tables)
         paper = Choice((paper_layer,), equal_edges(PAPER_BINS, self._cap), replace(PAPER, epochs=choice.recipe.epochs))
-        self._save("paper.npz", self._fit(splits, paper), tables)
+        self._save(PAPER_CLASSIFIER, self._fit(splits, paper), tables)
         if self._plan.search:
             self._note("wire", [one.row for one in on_the_wire(splits, fitted, choice)])
             curve = learning_curve(splits, choice, self._plan.seed, self._progress)
@@ -166,3 +168,27 @@ class Stage:
     def _note(self, name: str, rows: Any) -> None:
         self._report[name] = rows
         (self._work / "study.json").write_text(json.dumps(self._report, indent=1))
+
+
+def fit_recordings(work: Path, recordings: Recordings, max_tokens: int, plan: Plan, progress: Progress) -> None:
+    """Fits a classifier on what a running service received; the layers are those that it tapped.
+
+    Prompts are held out as ever; a held-out request counts only if none of its rows is missing, for refinement walks
+    through every token. Raises ValueError where a split is left without requests.
+    """
+    responses, states = recordings.responses, recordings.states
+    rows_of = np.bincount(states.response, minlength=len(responses.lengths))
+    whole = rows_of == responses.lengths
+    split, row = responses.split, states.response
+    everything = Table.of(states, recordings.layers)
+    tables = {TRAIN: everything.take(np.flatnonzero(split[row] == TRAIN))}
+    for held_out in (VALIDATION, TEST):
+        tables[held_out] = everything.take(np.flatnonzero((split[row] == held_out) & whole[row]))
+    for name, part in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
+        progress(f"{name}: {len(np.unique(tables[part].response))} requests, {len(tables[part].age)} rows")
+        if not len(tables[part].age):
+            raise ValueError(f"recordings: no usable request fell to {name}; record more")
+    edges = log_edges(plan.bins, FIRST_BIN_TOKENS, max_tokens)
+    fitted = fit(tables[TRAIN], tables[VALIDATION], edges, plan.recipe, recordings.layers, max_tokens)
+    made = Classifier.of(fitted, tables[TRAIN], tables[VALIDATION], tables[TEST], max_tokens)
+    made.save(work / CLASSIFIER)

@@ -149,7 +149,7 @@ def split_prompts(prompts: Sequence[Prompt], shares: Shares) -> Ints:
     allowed = known if shares.sources is None else shares.sources
     if not allowed <= known:
         raise ValueError(f"held-out sources: {sorted(allowed - known)} are not among {sorted(known)}")
-    keys = [" ".join(prompt.text.split()).casefold() for prompt in prompts]
+    keys = [prompt_key(prompt.text) for prompt in prompts]
     may_be_held_out = {key for key, prompt in zip(keys, prompts, strict=True) if prompt.source in allowed}
     split = np.array([split_of(key, shares) if key in may_be_held_out else TRAIN for key in keys], dtype=np.int64)
     wanted = {TRAIN: 1.0, VALIDATION: shares.validation, TEST: shares.test}
@@ -157,6 +157,11 @@ def split_prompts(prompts: Sequence[Prompt], shares: Shares) -> Ints:
         if share > 0 and not np.any(split == part):
             raise ValueError(f"{SPLITS[part]}: none of {len(prompts)} prompts fell to it")
     return split
+
+
+def prompt_key(text: str) -> str:
+    """What `split_of` hashes of a prompt: its words, whatever their case and the white space between."""
+    return " ".join(text.split()).casefold()
 
 
 def split_of(key: str, shares: Shares) -> int:

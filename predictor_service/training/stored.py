@@ -12,6 +12,7 @@ from predictor_service.training.networks import Array
 from predictor_service.training.prompt_export import prompt_files
 from predictor_service.training.prompt_fit import PromptFit
 
+CLASSIFIER, PAPER_CLASSIFIER = "classifier.npz", "paper.npz"
 # The one over the paper's bins, for the artefact of its recipe.
 PAPER_PROMPT = "prompt/paper"
 ABOUT, SAID = "about.json", "probabilities.npz"

@@ -126,6 +126,17 @@ def evaluate(
 
 
 @app.command(context_settings=PASS_ON)
+def train(context: typer.Context) -> None:
+    """Makes a length predictor for your own LLM (--help lists the stages)."""
+    try:
+        from predictor_service.training.__main__ import main
+    except ImportError as error:
+        typer.echo(f"trail train: {error}: pip install 'trail-sidecar[train]'", err=True)
+        raise typer.Exit(2) from None
+    main(context.args)
+
+
+@app.command(context_settings=PASS_ON)
 def predictor(context: typer.Context) -> None:
     """Runs the predictor service (--help lists its settings). `check ARTEFACT`: tells what it is and if it is good."""
     if context.args[:1] == ["check"]:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from predictor_service.training.prompts import TEST, Shares, prompt_key, split_of
+
 REFERENCE_WORDS, PROMPT_CHARACTERS = 12, 120
 ALPACA = Path("../shared/data/alpaca5k/dev_4000.json")
-# The packaged predictor was trained on this file: seed and sizes of its split, so that we serve what it has not seen.
-_SPLIT_SEED, _VALIDATION, _TEST = 0, 300, 500
+# The packaged predictor was trained on this file: how it was split, so that we serve what it has not seen.
+_SPLIT = Shares(validation=0.1, test=0.15, seed=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +43,18 @@ def load(path: Path | None, count: int, seed: int = 0) -> Prompts:
         raise ValueError(f"{file}: expected a JSON list of objects with 'instruction'")
     source = str(file)
     if path is None:
-        order = np.random.default_rng(_SPLIT_SEED).permutation(len(rows))
-        rows = [rows[i] for i in sorted(order[_VALIDATION : _VALIDATION + _TEST])]
+        rows = [row for row in rows if split_of(prompt_key(_text(row, "\n\n")), _SPLIT) == TEST]
         source = f"{file.parent.name}/{file.name}, held out from training"
         # Questions with a short reference answer: what the model says to them is 7 to 256 tokens long, median 29, and
         # two cores get through it.
         rows = [row for row in rows if len(row.get("output", "").split()) <= REFERENCE_WORDS and _short(row)]
         source += f", reference answer of at most {REFERENCE_WORDS} words"
-    texts = ["\n".join(filter(None, (row["instruction"], row.get("input")))) for row in rows]
+    texts = [_text(row, "\n") for row in rows]
     return Prompts(_draw(texts, count, seed, str(file)), source)
+
+
+def _text(row: dict[str, str], between: str) -> str:
+    return between.join(filter(None, (row["instruction"], row.get("input"))))
 
 
 def _short(row: dict[str, str]) -> bool:
