@@ -64,7 +64,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the model, the report and the plot.")] = Path("out/demo"),
     requests: Annotated[int, typer.Option(min=8, help="Requests an arm.")] = 64,
     repeats: Annotated[int, typer.Option(min=1, help="Repeats of every arm, in turn.")] = 3,
-    slots: Annotated[int, typer.Option(min=1, help="Requests that the engine runs at once.")] = 8,
+    slots: Annotated[int, typer.Option(min=1, help="Requests that the engine runs at once.")] = 10,
     prompts: Annotated[
         Path | None, typer.Option(help="Alpaca-style JSON of prompts; default: ../shared/data, else our own.")
     ] = None,

@@ -79,6 +79,15 @@ def test_the_paper_form_is_the_special_case_of_a_flat_pi_and_tau_one(p: Array, q
     np.testing.assert_allclose(paper.update(q, p), normal(q * p), rtol=1e-9, atol=1e-15)
 
 
+@given(distributions, likelihoods.map(lambda p: np.maximum(p, 1e-6)), st.floats(0.01, 1.0))
+def test_forgetting_one_minus_tau_is_the_logarithmic_opinion_pool(q: Array, p: Array, tau: float) -> None:
+    pool = Evidence(np.linspace(1, 2, BINS) / np.linspace(1, 2, BINS).sum(), tau, floor=0.0, forgetting=1.0 - tau)
+    q = np.maximum(q, 1e-6)
+    np.testing.assert_allclose(pool.update(q, p), normal(q ** (1 - tau) * p**tau), rtol=1e-7, atol=1e-15)
+    # Being told again what is known makes it no surer; Bayes' rule would count it twice.
+    np.testing.assert_allclose(pool.update(normal(q), normal(q)), normal(q), rtol=1e-7, atol=1e-12)
+
+
 @given(distributions, evidences)
 def test_a_classifier_that_only_knows_the_training_frequency_changes_nothing(q: Array, evidence: Evidence) -> None:
     p = np.tile(evidence.prior, (ROWS, 1))
