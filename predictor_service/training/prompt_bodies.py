@@ -1,5 +1,6 @@
 """What each kind of prompt network reads, and what its weights start from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +11,11 @@ from torch import Tensor, nn
 
 from predictor_service.prompt_sequence import Frame, TextIds, TokenIds
 from predictor_service.training.prompt_encoder import Encoder, Shape, bert_encoder, embeddings
-from predictor_service.training.prompt_llm import LlmReader
+from predictor_service.training.prompt_llm import LlmBody, LlmHead, LlmReader
 
 TOKENS_MOST_IDS = 128
 TEXT_MOST_IDS, TEXT_MOST_PIECES = 160, 160
-LLM_MOST_IDS, LLM_LAYERS = 192, 16
+LLM_MOST_IDS = 192
 HIDDEN = 128
 _NOTHING = np.zeros(0, dtype=np.uint32)
 
@@ -57,10 +58,18 @@ class Bodies:
         if body == "text":
             return bert_encoder(self._encoder, **head, dropout=dropout)
         if body == "llm":
-            return LlmReader(self.llm, LLM_LAYERS, **head, dropout=dropout)
+            return LlmHead(self.llm_body.features, **head, dropout=dropout)
         rows, rank = self.vocabulary + 1, min(64, self._embeddings.shape[1])
         shape = Shape(rows, rank, width=128, heads=4, inner=256, layers=2, positions=TOKENS_MOST_IDS, **head)
         return Encoder(shape, dropout=dropout, base=self._embeddings)
+
+    def served(self, body: str, networks: Sequence[nn.Module]) -> tuple[nn.Module, ...]:
+        """Networks that read ids, made of those that were trained; their probabilities are to be averaged."""
+        return (LlmReader(self.llm_body, networks),) if body == "llm" else tuple(networks)
+
+    @cached_property
+    def llm_body(self) -> LlmBody:
+        return LlmBody(self.llm)
 
     @property
     def vocabulary(self) -> int:

@@ -13,9 +13,9 @@ from predictor_service.prompt_sequence import Frame
 from predictor_service.training.collect import TEST, TRAIN, VALIDATION, Responses
 from predictor_service.training.labels import Ints
 from predictor_service.training.prompt_bodies import Bodies
-from predictor_service.training.prompt_data import Lengths, Prompts, Read, common_frame
+from predictor_service.training.prompt_data import Features, Lengths, Prompts, Read, common_frame
 from predictor_service.training.prompt_losses import expected_ranks
-from predictor_service.training.prompt_train import Task
+from predictor_service.training.prompt_train import Task, outputs
 
 # Beside the splits of the responses: the training prompts, then those that nobody answered.
 TAUGHT = 3
@@ -53,7 +53,10 @@ class Corpus:
     def _read(self, body: str, split: int) -> Read:
         if split == TAUGHT and len(self.prompts[TAUGHT].prompts) == len(self.prompts[TRAIN].prompts):
             return self.read(body, TRAIN)
-        return Read.of(self.prompts[split].prompts, self.bodies.reader(body), self.device)
+        read = Read.of(self.prompts[split].prompts, self.bodies.reader(body), self.device)
+        if body != "llm":
+            return read
+        return Features.seen(read, outputs(self.bodies.llm_body.to(self.device), read))
 
 
 def unanswered(texts: Sequence[str], responses: Responses, llm: Path, frame: Frame) -> list[Prompt]:

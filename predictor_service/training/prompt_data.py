@@ -1,7 +1,7 @@
 """Prompts as a prompt network learns from them: what it reads, and the lengths of the responses that were drawn."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -116,7 +116,7 @@ class Read:
 
     def take(self, at: Ints) -> "Read":
         where = torch.from_numpy(at).to(self.ids.device)
-        return Read(self.ids[where], self.tokens[where], self.sizes[at], self.unknown)
+        return replace(self, ids=self.ids[where], tokens=self.tokens[where], sizes=self.sizes[at])
 
     def batch(self, at: Ints) -> tuple[Tensor, Tensor]:
         """Ids [n, longest of these] and prompt lengths [n]."""
@@ -130,6 +130,19 @@ class Read:
         batches = [part for pool in pools for part in _cut(pool[np.argsort(self.sizes[pool], kind="stable")], size)]
         for i in rng.permutation(len(batches)):
             yield batches[i]
+
+
+@dataclass(frozen=True)
+class Features(Read):
+    """Prompts as a body that does not learn has read them: `ids` are its features [prompts, features]."""
+
+    @classmethod
+    def seen(cls, read: Read, features: Tensor) -> "Features":
+        return cls(features, read.tokens, np.ones(len(read), dtype=np.int64), read.unknown)
+
+    def batch(self, at: Ints) -> tuple[Tensor, Tensor]:
+        where = torch.from_numpy(at).to(self.ids.device)
+        return self.ids[where], self.tokens[where]
 
 
 def _cut(order: Ints, size: int) -> list[Ints]:

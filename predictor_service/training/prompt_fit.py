@@ -23,7 +23,7 @@ from predictor_service.training.prompt_train import Task, average, train
 
 Progress = Callable[[str], None]
 PROBES = 8
-FOLDS = 2  # of the training prompts, for teachers
+FOLDS = 5  # of the training prompts, for teachers
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class _Fits:
         validation, test = (self._probabilities(networks, into, recipe.body, part) for part in (VALIDATION, TEST))
         return PromptFit(
             name,
-            tuple(networks),
+            corpus.bodies.served(recipe.body, networks),
             into,
             corpus.bodies.section(recipe.body),
             corpus.bodies.reader(recipe.body),

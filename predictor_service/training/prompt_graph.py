@@ -10,7 +10,7 @@ from torch import nn
 from predictor_service.training.networks import Array
 from predictor_service.training.prompt_encoder import Block, Encoder
 from predictor_service.training.prompt_llm import LlmReader
-from predictor_service.training.prompt_llm_graph import llm_pooled
+from predictor_service.training.prompt_llm_graph import llm_probabilities
 from predictor_service.training.prompt_nodes import Nodes, array
 
 OPSET = 17
@@ -44,11 +44,8 @@ def _probabilities(graph: Nodes, network: Encoder | LlmReader, most_ids: int) ->
     none = graph.constant(np.array(0, dtype=np.int32))
     valid, ids = graph("GreaterOrEqual", "ids", none), graph("Max", "ids", none)
     if isinstance(network, LlmReader):
-        pooled = llm_pooled(graph, network.llm, ids, valid, most_ids)
-    else:
-        pooled = _pooled(graph, network, ids, valid, most_ids)
-    logarithm = graph("Log", graph("Max", "tokens", graph.number(1.0)))
-    read = graph("Concat", *pooled, graph("Unsqueeze", logarithm, graph.integers(1)), axis=1)
+        return llm_probabilities(graph, network, ids, valid, most_ids)
+    read = graph("Concat", *_pooled(graph, network, ids, valid, most_ids), graph.log_tokens(), axis=1)
     return graph("Softmax", graph.linear(graph.gelu(graph.linear(read, network.summary)), network.classes), axis=1)
 
 

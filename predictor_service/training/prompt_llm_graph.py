@@ -8,26 +8,43 @@ from onnx import TensorProto
 from torch import nn
 
 from predictor_service.training.networks import Array
+from predictor_service.training.prompt_llm import CLIP, LlmBody, LlmHead, LlmReader
 from predictor_service.training.prompt_nodes import Nodes, array
 
 
-def llm_pooled(graph: Nodes, llm: nn.Module, ids: str, valid: str, most_ids: int) -> tuple[str, str]:
-    """Mean over the ids and the state of the last, each [N, hidden size], of transformers' LlamaModel.
+def llm_probabilities(graph: Nodes, reader: LlmReader, ids: str, valid: str, most_ids: int) -> str:
+    """[N, classes], the mean over the heads. Raises ValueError where the LLM is none of transformers' LlamaModel."""
+    features = _features(graph, reader.body_of_all, ids, valid, most_ids)
+    logarithm = graph.log_tokens()
+    found = [_head(graph, head, features, logarithm) for head in reader.heads]
+    return found[0] if len(found) == 1 else graph("Mean", *found)
 
-    Raises ValueError for another architecture.
-    """
+
+def _head(graph: Nodes, head: LlmHead, features: str, logarithm: str) -> str:
+    mean, variance = array(head.standard.running_mean), array(head.standard.running_var)
+    centred = graph("Sub", features, graph.constant(mean))
+    scaled = graph("Mul", centred, graph.constant(1 / np.sqrt(variance + np.float32(head.standard.eps))))
+    x = graph("Concat", graph("Clip", scaled, graph.number(-CLIP), graph.number(CLIP)), logarithm, axis=1)
+    return graph("Softmax", graph.linear(graph("Relu", graph.linear(x, head.summary)), head.classes), axis=1)
+
+
+def _features(graph: Nodes, body: LlmBody, ids: str, valid: str, most_ids: int) -> str:
+    """States of the last id at each tapped depth, side by side [N, features]."""
+    llm = body.llm
     if llm.config.model_type != "llama":
         raise ValueError(f"prompt.onnx: cannot write the architecture {llm.config.model_type!r}, only 'llama'")
     known = graph("Min", ids, graph.constant(np.array(llm.embed_tokens.num_embeddings - 1, dtype=np.int32)))
     x = graph.rows(array(llm.embed_tokens.weight), known)
     places = _Places(graph, llm, most_ids)
-    for layer in llm.layers:
+    count = graph("ReduceSum", graph("Cast", valid, to=TensorProto.INT64), graph.integers(1), keepdims=1)
+    last = graph("Sub", count, graph.integers(1))
+    found = []
+    for number, layer in enumerate(llm.layers, 1):
         x = graph("Add", x, _attention(graph, layer.self_attn, _norm(graph, x, layer.input_layernorm), places))
         x = graph("Add", x, _gated(graph, layer.mlp, _norm(graph, x, layer.post_attention_layernorm)))
-    x = _norm(graph, x, llm.norm)
-    count = graph("ReduceSum", graph("Cast", valid, to=TensorProto.INT64), graph.integers(1), keepdims=1)
-    last = graph("GatherND", x, graph("Sub", count, graph.integers(1)), batch_dims=1)
-    return graph.mean(x, graph("Unsqueeze", valid, graph.integers(2))), last
+        if number in body.taps:
+            found.append(graph("GatherND", x, last, batch_dims=1))
+    return graph("Concat", *found, axis=1)
 
 
 class _Places:

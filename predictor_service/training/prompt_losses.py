@@ -9,14 +9,18 @@ SHARPNESS = 10.0  # of the ranking loss: expected ranks 0.1 apart count as e : 1
 
 
 def likelihood_loss(logits: Tensor, lengths: Lengths) -> Tensor:
-    """Mean negative log-likelihood of the samples, nats: of their class, or, where cut, of that class and all above."""
+    """Negative log-likelihood of the samples, nats: of their class, or, where cut, of that class and all above.
+
+    The mean over the prompts that have samples.
+    """
     log_p = logits.log_softmax(dim=1)
     log_survival = log_p.flip(1).logcumsumexp(dim=1).flip(1)
-    return -(lengths.ended * log_p + lengths.cut * log_survival).sum(dim=1).mean()
+    total = -(lengths.ended * log_p + lengths.cut * log_survival).sum()
+    return total / (lengths.ended + lengths.cut).sum().clamp(min=1)
 
 
 def ranking_loss(logits: Tensor, lengths: Lengths, rank: Tensor) -> Tensor:
-    """Pairwise logistic loss over all pairs of the batch (RankNet), nats.
+    """Mean pairwise logistic loss (RankNet) over the pairs of the batch that have samples, nats.
 
     A prompt's score is the rank [classes], 0 to 1, that it expects among all training lengths; the target of a pair is
     how often the one's samples were longer than the other's, a tie counting half.
@@ -29,7 +33,9 @@ def ranking_loss(logits: Tensor, lengths: Lengths, rank: Tensor) -> Tensor:
     count = both.sum((2, 3))
     longer = 0.5 + 0.5 * (sign * both).sum((2, 3)) / count.clamp(min=1)
     margin = SHARPNESS * (score[:, None] - score[None, :])
-    return functional.binary_cross_entropy_with_logits(margin, longer, weight=(count > 0).to(score.dtype))
+    weight = (count > 0).to(score.dtype)
+    total = functional.binary_cross_entropy_with_logits(margin, longer, weight=weight, reduction="sum")
+    return total / weight.sum().clamp(min=1)
 
 
 def distillation_loss(logits: Tensor, teacher: Tensor) -> Tensor:

@@ -53,6 +53,10 @@ class Nodes:
         by = self("Gather", self.constant(scale.astype(np.float32)), ids, axis=0)
         return self("Mul", self("Cast", rounded, to=TensorProto.FLOAT), by)
 
+    def log_tokens(self) -> str:
+        """Logarithm of the graph's input `tokens` [N, 1]."""
+        return self("Unsqueeze", self("Log", self("Max", "tokens", self.number(1.0))), self.integers(1))
+
     def mean(self, x: str, inside: str) -> str:
         """Mean of x [N, T, width] over the T that are inside [N, T, 1]."""
         counted = self("Cast", inside, to=TensorProto.FLOAT)

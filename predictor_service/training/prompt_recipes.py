@@ -10,7 +10,8 @@ from predictor_service.training.networks import Recipe
 class PromptRecipe:
     """How one encoder over ids is trained."""
 
-    body: str  # "tokens": the served LLM's own ids; "text": a pretrained text encoder; "llm": the LLM's first layers
+    # "tokens": an encoder of the served LLM's own ids; "text": a pretrained text encoder; "llm": the LLM's layers.
+    body: str
     epochs: int
     learning_rate: float
     body_learning_rate: float
@@ -36,13 +37,23 @@ COUNT_BUCKETS = 4096
 
 _TOKENS = PromptRecipe("tokens", 12, learning_rate=1e-3, body_learning_rate=1e-3, dropout=0.2, hidden_ids=0.1)
 _TEXT = PromptRecipe("text", 4, learning_rate=5e-4, body_learning_rate=1e-4, dropout=0.1)
-_LLM = PromptRecipe("llm", 2, learning_rate=5e-4, body_learning_rate=7e-5, dropout=0.1, ranking=1.0, batch_prompts=128)
+_LLM = PromptRecipe(
+    "llm",
+    15,
+    learning_rate=1e-3,
+    body_learning_rate=0.0,
+    dropout=0.4,
+    weight_decay=0.3,
+    batch_prompts=64,
+    ranking=1.0,
+    members=3,
+)
 
 RECIPES: Mapping[str, PromptRecipe] = {
     "tokens": _TOKENS,
     "tokens_ranked": replace(_TOKENS, ranking=1.0),
-    "tokens_distilled": replace(_TOKENS, ranking=1.0, teachers=("llm", "text_ranked")),
-    "tokens_ensemble": replace(_TOKENS, ranking=1.0, teachers=("llm", "text_ranked"), members=3),
+    "tokens_distilled": replace(_TOKENS, ranking=1.0, teachers=("llm",)),
+    "tokens_ensemble": replace(_TOKENS, ranking=1.0, teachers=("llm",), members=3),
     "text": _TEXT,
     "text_buckets": replace(_TEXT, equal_buckets=10),
     "text_ranked": replace(_TEXT, ranking=1.0),

@@ -8,13 +8,14 @@ import torch
 from scipy.stats import kendalltau
 from torch import Tensor, nn
 
+from predictor_service.prompt_sequence import batches
 from predictor_service.training.labels import Ints
 from predictor_service.training.networks import Array
 from predictor_service.training.prompt_data import Lengths, Read
 from predictor_service.training.prompt_losses import distillation_loss, likelihood_loss, ranking_loss
 from predictor_service.training.prompt_recipes import PromptRecipe
 
-INFERENCE_PROMPTS = 512
+INFERENCE_IDS = 16_384  # most ids of one run, padding included
 
 
 @dataclass(frozen=True)
@@ -83,28 +84,22 @@ def train(network: nn.Module, task: Task, held_out: Task, recipe: PromptRecipe, 
     return epochs
 
 
-def logits_of(network: nn.Module, read: Read) -> Tensor:
-    """[prompts, classes]."""
+def outputs(network: nn.Module, read: Read) -> Tensor:
+    """What a network says of each prompt, in inference: [prompts, ...]."""
     network.eval()
-    found = []
-    order = np.argsort(read.sizes, kind="stable")
+    parts = [np.array(part) for part in batches(read.sizes.tolist(), INFERENCE_IDS)]
     with torch.inference_mode(), torch.autocast(read.ids.device.type, torch.bfloat16, enabled=read.ids.is_cuda):
-        found = [network(*read.batch(rows)).float() for rows in _parts(order)]
-    back = torch.from_numpy(np.argsort(order, kind="stable")).to(read.ids.device)
-    return torch.cat(found)[back]
+        found = torch.cat([network(*read.batch(part)).float() for part in parts])
+    return found[torch.from_numpy(np.argsort(np.concatenate(parts))).to(found.device)]
 
 
 def average(networks: Sequence[nn.Module], read: Read) -> Tensor:
     """Mean of the networks' probabilities [prompts, classes]."""
-    return torch.stack([logits_of(network, read).softmax(dim=1) for network in networks]).mean(0)
-
-
-def _parts(order: Ints) -> list[Ints]:
-    return np.split(order, range(INFERENCE_PROMPTS, len(order), INFERENCE_PROMPTS))
+    return torch.stack([outputs(network, read).softmax(dim=1) for network in networks]).mean(0)
 
 
 def _judge(network: nn.Module, held_out: Task) -> Epoch:
-    logits = logits_of(network, held_out.read)
+    logits = outputs(network, held_out.read)
     score = (logits.softmax(dim=1) @ held_out.rank).cpu().numpy()
     lengths: Array = held_out.lengths.tokens.cpu().numpy()
     known = ~np.isnan(lengths)
