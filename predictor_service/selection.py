@@ -65,7 +65,9 @@ def _finite(rows: Rows, chosen: dict[int, int], settled: list[int], problems: li
     slots = np.fromiter(chosen.keys(), dtype=np.int64)
     index = np.fromiter(chosen.values(), dtype=np.int64)
     with np.errstate(over="ignore"):
-        hidden = rows.hidden[index].astype(np.float16, copy=False)
+        # Mostly every row is used, in its order; a gather would copy them all.
+        chosen_rows = rows.hidden if len(index) == len(rows.hidden) else rows.hidden[index]
+        hidden = chosen_rows.astype(np.float16, copy=False)
     usable = _is_finite(hidden)
     problems += [not_finite(handle) for handle in rows.handles[index[~usable]].tolist()]
     if not usable.all():

@@ -155,13 +155,14 @@ class EngineSession:
         ages = np.concatenate([prompts.ages, decodes.ages])
         if len(ages) == 0:
             return [], problems
-        p = self.artefact.classifier(np.concatenate([prompts.hidden, decodes.hidden]), ages)
+        p = self.artefact.classifier((prompts.hidden, decodes.hidden), ages)
         slots = np.concatenate([prompts.slots, decodes.slots])
         usable = np.isfinite(p).all(axis=1)
         problems += [not_finite(handle) for handle in self.requests.handle[slots[~usable]].tolist()]
         is_prompt = np.arange(len(ages)) < len(prompts.ages)
         for stage, rows in ((Stage.PREFILL, is_prompt & usable), (Stage.DECODE, ~is_prompt & usable)):
-            self._update(step, stage, slots[rows], ages[rows], p[rows])
+            if rows.any():
+                self._update(step, stage, slots[rows], ages[rows], p[rows])
         return slots[usable].tolist(), problems
 
     def _update(self, step: int, stage: Stage, slots: Ages, ages: Ages, p: Array) -> None:

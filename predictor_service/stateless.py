@@ -33,5 +33,5 @@ def _handles(step: Step) -> list[int]:
 
 
 def _with_initial(found: Predictions, number: int) -> Predictions:
-    initial = np.where(np.isnan(found.initial), found.ages + found.mean, found.initial)
+    initial = np.where(np.isnan(found.initial), found.ages + found.median, found.initial)
     return replace(found, step=number, initial=initial)

@@ -59,7 +59,7 @@ async def test_a_request_goes_from_prompt_to_prefill_to_decode_as_the_equations_
     p = [model.classifier(row, np.array([age])) for row, age in zip(rows, (0, 1, 4), strict=True)]
     q = p[0]
     assert prefill.mean[0] == pytest.approx(model.bins.mean(q)[0], rel=1e-4)
-    assert prefill.initial[0] == prefill.mean[0]
+    assert prefill.initial[0] == prefill.median[0]
 
     for row, likelihood, age, steps in ((rows[1], p[1], 1, 1), (rows[2], p[2], 4, 3)):
         found = await stream.step(decodes=decode_rows([1], [age], row))
@@ -75,7 +75,7 @@ async def test_a_request_goes_from_prompt_to_prefill_to_decode_as_the_equations_
     record = stored(valkey)["r1"]
     assert (record.handle, record.age_tokens, record.stage) == (1, 4, predictor_pb2.STAGE_DECODE)
     assert record.r0 == pytest.approx(first.initial[0])
-    assert record.r1 == pytest.approx(prefill.mean[0])
+    assert record.r1 == pytest.approx(prefill.median[0])
     np.testing.assert_allclose(record.posterior, q[0], rtol=1e-4)
 
 
@@ -237,7 +237,7 @@ async def test_unary_predict_needs_no_declaration_and_stores_nothing(predictor: 
         declared=[declaration(5)], prompts=prompt_rows([1]), decodes=decode_rows([2], [30])
     )
     answer = (await predictor.stub.Predict(predictor_pb2.PredictRequest(step=step))).predictions
-    found = dict(zip(answer.handles, zip(answer.stages, answer.mean, answer.initial, strict=True), strict=True))
+    found = dict(zip(answer.handles, zip(answer.stages, answer.median, answer.initial, strict=True), strict=True))
     assert [found[handle][0] for handle in (5, 1, 2)] == [1, 2, 3]
     assert found[1][1] == found[1][2]
     assert found[2][2] == pytest.approx(30 + found[2][1])
@@ -269,7 +269,7 @@ async def test_a_prediction_put_from_outside_becomes_r0_until_hidden_states_come
     assert 64 < answer.median[0] < 128
     prefill = await stream.step(prompts=prompt_rows([1]))
     assert list(prefill.stages) == [predictor_pb2.STAGE_PREFILL]
-    assert prefill.initial[0] == prefill.mean[0]
+    assert prefill.initial[0] == prefill.median[0]
     put.request_id = "unknown"
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await predictor.stub.PutPrediction(put)
