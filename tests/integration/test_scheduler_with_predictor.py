@@ -62,7 +62,8 @@ async def test_plans_follow_what_the_predictor_says_of_hidden_states(valkey: Val
             await stream.write(predictor_pb2.StreamPredictRequest(step=message))
             told = (await stream.read()).predictions
             # trail: whoever reached 0.8 * r first, then by what remains.
-            expected = sorted(zip((step < 0.8 * np.array(told.initial)).tolist(), told.median, told.handles, strict=True))
+            preemptible = (step < 0.8 * np.array(told.initial)).tolist()
+            expected = sorted(zip(preemptible, told.median, told.handles, strict=True))
             plan = await connected.plan(
                 lambda plan, step=step: plan.step == step and set(plan.predicted_at_ages) == {step},
                 f"a plan by the predictions of step {step}",
