@@ -1,6 +1,6 @@
 """Live figures beside those that an artefact was tested with, and a warning where they are materially worse."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,6 @@ _MAE_FACTOR = 1.1
 _TAU_LOSS = 0.05
 _COVERAGE_LOSS = 0.05
 
-# Where a manifest's `metrics` has them: as predictor_service.evaluation names them, or as earlier artefacts did.
-_MAE = (("mae_tokens",), ("remaining", "refined_median", "mae_per_request"))
-_TAU = (("kendall_tau_snapshot",), ("remaining", "refined_median", "kendall_tau"))
-_COVERAGE = (("coverage_80",), ("remaining", "refined_interval_10_90", "coverage_per_request"))
-
 
 @dataclass(frozen=True)
 class Promised:
@@ -36,11 +31,11 @@ class Promised:
 
 
 def promised_by(manifest_metrics: Mapping[str, Any]) -> Promised:
-    """As the manifest's `metrics` has them."""
+    """As the manifest's `metrics` has them, under the names of `predictor_service.evaluation`."""
     return Promised(
-        mae_tokens=_value(manifest_metrics, _MAE),
-        kendall_tau=_value(manifest_metrics, _TAU),
-        coverage=_value(manifest_metrics, _COVERAGE),
+        mae_tokens=_value(manifest_metrics, "mae_tokens"),
+        kendall_tau=_value(manifest_metrics, "kendall_tau_snapshot"),
+        coverage=_value(manifest_metrics, "coverage_80"),
     )
 
 
@@ -100,14 +95,9 @@ class Drift:
             self._drifting.discard(name)
 
 
-def _value(figures: Mapping[str, Any], paths: Iterable[Sequence[str]]) -> float | None:
-    """The first that is there: a number, or an estimate with its `value`."""
-    for path in paths:
-        found: Any = figures
-        for name in path:
-            found = found.get(name) if isinstance(found, Mapping) else None
-        if isinstance(found, Mapping):
-            found = found.get("value")
-        if isinstance(found, int | float):
-            return float(found)
-    return None
+def _value(figures: Mapping[str, Any], name: str) -> float | None:
+    """A number, or an estimate with its `value`; None where there is neither."""
+    found: Any = figures.get(name)
+    if isinstance(found, Mapping):
+        found = found.get("value")
+    return float(found) if isinstance(found, int | float) else None

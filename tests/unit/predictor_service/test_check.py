@@ -16,8 +16,8 @@ def check(*arguments: str) -> Result:
 
 def test_a_good_artefact_is_described_and_timed(tmp_path: Path) -> None:
     folder = artefacts.make(tmp_path / "tiny", layers=(3, 5))
-    figures = {"mae_per_request": {"value": 71.04}, "kendall_tau": {"value": 0.62}}
-    artefacts.edit(folder, metrics={"remaining": {"refined_median": figures}}, training={"opset": 17, "prompts": 4000})
+    figures = {"mae_tokens": {"value": 71.04}, "kendall_tau_snapshot": {"value": 0.62}}
+    artefacts.edit(folder, metrics=figures, training={"opset": 17, "prompts": 4000})
     result = check(str(folder))
     assert result.exit_code == 0, result.output
     model, manifest = (

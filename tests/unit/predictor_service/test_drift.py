@@ -14,12 +14,7 @@ from predictor_service.live import Estimate, Figures, Judged, Windows, figures, 
 from tests import artefacts
 
 RNG = np.random.default_rng(0)
-MODEL_METRICS = {
-    "remaining": {
-        "refined_median": {"mae_per_request": {"value": 70.0}, "kendall_tau": {"value": 0.6}},
-        "refined_interval_10_90": {"coverage_per_request": {"value": 0.8}},
-    }
-}
+MODEL_METRICS = {"mae_tokens": {"value": 70.0, "low": 60.0}, "kendall_tau_snapshot": 0.6, "coverage_80": {"value": 0.8}}
 
 
 @pytest.fixture(scope="module")
@@ -104,13 +99,8 @@ def test_only_what_is_worse_by_more_than_chance_and_by_much_is_a_complaint(found
 
 
 def test_an_artefact_that_says_nothing_of_its_test_is_never_worse() -> None:
-    assert promised_by({"remaining": {"refined_median": "?"}}) == Promised(None, None, None)
+    assert promised_by({"mae_tokens": "?", "coverage_80": {"low": 0.7}}) == Promised(None, None, None)
     assert complaints(live(mae=1e6), promised_by({})) == []
-
-
-def test_the_figures_of_the_evaluation_count_before_those_that_earlier_artefacts_had() -> None:
-    evaluated = {"mae_tokens": {"value": 66.5, "low": 60.0}, "kendall_tau_snapshot": 0.64, "coverage_80": None}
-    assert promised_by(evaluated | MODEL_METRICS) == Promised(66.5, 0.64, 0.8)
 
 
 def sample(name: str) -> float | None:
