@@ -63,7 +63,7 @@ class Drift:
         self._log = structlog.get_logger("drift")
 
     def report(self) -> None:
-        """Takes some 30 ms an artefact; may run in a thread."""
+        """Takes some 50 ms of a core an artefact at a window of 500, half a second at 2000; may run in a thread."""
         for artefact in self._windows.artefacts:
             judged = self._windows.judged(artefact)
             if len(judged) >= LEAST_REQUESTS:

@@ -10,17 +10,21 @@ import grpc
 
 from predictor_service import metrics, wire_store
 from predictor_service.artefact import Artefact
+from predictor_service.catalogue import same_layout
 from predictor_service.recorder import Recorder
 from predictor_service.recording import Origin
 from predictor_service.session import EngineSession
 from predictor_service.step import Applied, Declaration, Predictions, Record, Step
 from predictor_service.store import Claim
+from predictor_service.switching import switched
 from predictor_service.writer import Writer
 from sidecar.errors import Refused
 from trail.v1 import predictor_pb2
 
 # Up to here the models take less time than handing the work to a thread and back.
 INLINE_ROWS = 64
+# What one prompt costs, in rows of hidden states.
+ROWS_A_PROMPT = 32
 
 STORE_IS_BACK = Refused(grpc.StatusCode.ABORTED, "the store is back: open again")
 
@@ -64,7 +68,7 @@ class Engine:
             self._check_holds(stream)
             session = self._session_for(writer, artefact)
             stored = _usable(claim, writer, artefact, declared)
-            opened, restored = await compute(lambda: session.open(declared, stored), len(declared))
+            opened, restored = await compute(lambda: session.open(declared, stored), ROWS_A_PROMPT * len(declared))
             self.session, self.writer, self._incarnation = session, writer, writer.epoch.incarnation
             if self._recorder is not None:
                 layers = tuple(artefact.manifest.layers)
@@ -82,8 +86,9 @@ class Engine:
         async with self._turn:
             session, writer = self._held(stream)
             begun = time.perf_counter()
-            applied = await compute(lambda: session.apply(step), step.rows + len(step.declared))
-            if self._recorder is not None:
+            fresh = step.number > session.last_step
+            applied = await compute(lambda: session.apply(step), step.rows + ROWS_A_PROMPT * len(step.declared))
+            if self._recorder is not None and fresh:
                 self._recorder.step(self.engine_id, step)
             computed = time.perf_counter()
             message = await writer.commit(applied)
@@ -117,10 +122,13 @@ class Engine:
         return 0 if self.session is None else len(self.session.requests)
 
     def _session_for(self, writer: Writer, artefact: Artefact) -> EngineSession:
-        """The one in memory, if it is of the same engine life and the same model."""
+        """The one in memory, if it is of the same engine life; moved to the artefact where that has changed."""
         kept = self.session
-        if kept and kept.artefact is artefact and self._incarnation == writer.epoch.incarnation:
-            return kept
+        if kept and self._incarnation == writer.epoch.incarnation:
+            if kept.artefact is artefact:
+                return kept
+            if same_layout(kept.artefact, artefact):
+                return switched(kept, artefact, max_requests=self._max_requests)
         return EngineSession(artefact, max_requests=self._max_requests)
 
     def _held(self, stream: Stream) -> tuple[EngineSession, Writer]:

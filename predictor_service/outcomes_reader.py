@@ -34,17 +34,18 @@ class OutcomeReader:
     async def read(self, engine_id: str) -> list[Outcome]:
         """What is new since the last call. Raises RedisError, OSError or TimeoutError."""
         found: list[Outcome] = []
+        at = self._start(engine_id)
         while True:
             # The client's types allow text as well; `sidecar.redis.connect` asks for bytes.
-            entries: Any = await self._client.xrange(
-                keys(engine_id).outcomes, min=f"({self._start(engine_id)}", count=BATCH
-            )
+            entries: Any = await self._client.xrange(keys(engine_id).outcomes, min=f"({at}", count=BATCH)
             for entry_id, fields in entries:
-                self._read_to[engine_id] = entry_id.decode()
+                at = entry_id.decode()
                 outcome = _outcome(fields)
                 if outcome is not None:
                     found.append(outcome)
             if len(entries) < BATCH:
+                # Only now: an error on the way leaves all of them for the next call.
+                self._read_to[engine_id] = at
                 return found
 
     def keep_only(self, engines: list[str]) -> None:

@@ -9,6 +9,7 @@ from predictor_service.bins import Array
 
 # Likelihoods of exactly 0 are a matter of rounding in the classifier, not knowledge.
 _LEAST_LIKELIHOOD = 1e-9
+_LEAST_MASS = 1e-300
 
 
 class Transition:
@@ -68,8 +69,8 @@ class Evidence:
 
         Rows of `q` are priors for this step. Forgetting 1 is DESIGN.md's form: q(i) * (p(i) / pi(i))**tau.
         """
-        with np.errstate(divide="ignore"):
-            score = self.forgetting * np.log(q) + self.tau * np.log(np.maximum(p, _LEAST_LIKELIHOOD))
+        score = self.forgetting * np.log(np.maximum(q, _LEAST_MASS))
+        score += self.tau * np.log(np.maximum(p, _LEAST_LIKELIHOOD))
         score += (1.0 - self.forgetting - self.tau) * np.log(self.prior)
         return self._floored(_normalised(np.exp(score - score.max(axis=1, keepdims=True))))
 

@@ -92,6 +92,8 @@ class Recording:
         hidden = np.clip(chosen, -_FLOAT16_MAX, _FLOAT16_MAX).astype(np.float16)
         finite = np.isfinite(chosen).all(axis=1)
         usable = [i for i, good in zip(kept, finite.tolist(), strict=True) if good]
+        if not usable:
+            return 0
         if not self.size_bytes:
             self.since_s = time.monotonic()
         self._received = _dtype_received(chosen)

@@ -37,6 +37,11 @@ class EngineSession:
         applied = Applied(self.requests.predictions(0, slots), records, gone)
         return applied, len(named & stored.keys())
 
+    @property
+    def last_step(self) -> int:
+        """Number of the newest step; a step that is not above it changes nothing."""
+        return self._last_step
+
     def follow(self, other: "EngineSession") -> None:
         """Goes on where ``other``, with the same requests, is."""
         self._last_step = other._last_step

@@ -25,9 +25,9 @@ class PredictorSettings(ServerSettings):
     """Artefact on trial with a share of the engines that name none, against default_model, which must be given too."""
     canary_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of the engines that get the artefact on trial."""
-    live_window_requests: int = Field(default=500, ge=100, le=5000)
+    live_window_requests: int = Field(default=500, ge=100, le=2000)
     """Finished requests of an artefact behind its live figures."""
-    canary_requests: int = Field(default=200, ge=20, le=5000)
+    canary_requests: int = Field(default=200, ge=20, le=2000)
     """Finished requests of each artefact before that on trial is judged; at most live_window_requests."""
     outcome_poll_s: float = Field(default=5.0, gt=0)
     """Seconds between looks at how requests ended."""

@@ -146,7 +146,7 @@ def _metrics(
     at = sample_positions(request, POSITIONS, seed=0)
     prompts = responses.prompt[stream.response[age == 0]]
     tests = np.flatnonzero(responses.split == TEST)
-    r0 = scale.mean(prompt_said.astype(np.float64), np.zeros(len(tests), dtype=np.int64))
+    r0 = scale.quantile(prompt_said.astype(np.float64), 0.5, np.zeros(len(tests), dtype=np.int64))
     every_response = Requests(
         responses.prompt[tests],
         np.full(len(tests), ""),

@@ -13,6 +13,8 @@ from predictor_service.training.labels import Floats, Ints, label
 from predictor_service.training.networks import Array, Dense, Network, Recipe, Rows, possible_bins, predict, train
 from predictor_service.training.states import States
 
+LEAST_FREQUENCY = 1e-6
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -111,8 +113,11 @@ def bin_frequency(fitted: Fitted, table: Table, max_tokens: int) -> Floats:
     """How often each bin is the truth [bins]; a cut response counts for the bins above as the network splits them."""
     rows = table.rows(fitted.edges, fitted.recipe, fitted.layers, max_tokens)
     truth = predict(fitted.network, rows) * rows.possible.cpu().numpy()
-    frequency: Floats = (truth / truth.sum(axis=1, keepdims=True)).mean(axis=0, dtype=np.float64)
-    return frequency
+    frequency = (truth / truth.sum(axis=1, keepdims=True)).mean(axis=0, dtype=np.float64)
+    # A bin that no row fell into, as the open one where no response was cut, is rare, not impossible.
+    seen = np.maximum(frequency, LEAST_FREQUENCY)
+    shares: Floats = seen / seen.sum()
+    return shares
 
 
 @dataclass(frozen=True)

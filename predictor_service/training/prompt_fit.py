@@ -11,6 +11,7 @@ import torch
 from scipy.stats import kendalltau
 from torch import Tensor, nn
 
+from predictor_service.bins import Bins
 from predictor_service.prompt import Prompt
 from predictor_service.prompt_sequence import TextIds, TokenIds
 from predictor_service.training.collect import TEST, TRAIN, VALIDATION, Responses
@@ -165,14 +166,15 @@ class _Fits:
         return self._corpus.prompts[TRAIN].prompts[:PROBES]
 
     def _metrics(self, p: Array) -> dict[str, float]:
-        """On validation; the length that is promised is the mean, as in service."""
+        """On validation; the length that is promised is the median, as in service."""
         responses, rows = self._corpus.responses, self._corpus.rows
         known = rows[TRAIN][responses.finished[rows[TRAIN]]]
         truth = responses.lengths[rows[VALIDATION]]
-        mean = p.astype(np.float64) @ representatives(responses.lengths[known], self._edges)
+        bins = Bins(self._edges.astype(np.float64), representatives(responses.lengths[known], self._edges))
+        median = np.minimum(bins.quantile(p.astype(np.float64), 0.5), responses.lengths.max())
         return {
-            "mae_tokens": round(float(np.abs(mean - truth).mean()), 1),
-            "kendall_tau": round(float(kendalltau(mean, truth).statistic), 4),
+            "mae_tokens": round(float(np.abs(median - truth).mean()), 1),
+            "kendall_tau": round(float(kendalltau(median, truth).statistic), 4),
         }
 
 

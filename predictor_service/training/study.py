@@ -78,7 +78,7 @@ def judge(study: str, name: str, choice: Choice, splits: Splits, probabilities: 
     """Scores classifier outputs [rows, bins] on the validation rows."""
     table, scale = splits.validation, splits.scale(choice.edges)
     q, age, truth = probabilities.astype(np.float64), table.age, table.remaining.astype(np.float64)
-    _, request = np.unique(table.response, return_inverse=True)
+    request = np.cumsum(np.diff(table.response, prepend=-1) != 0) - 1
     count = np.bincount(request)
 
     def over_requests(values: Floats) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -86,6 +87,14 @@ def test_forgetting_one_minus_tau_is_the_logarithmic_opinion_pool(q: Array, p: A
     np.testing.assert_allclose(pool.update(q, p), normal(q ** (1 - tau) * p**tau), rtol=1e-7, atol=1e-15)
     # Being told again what is known makes it no surer; Bayes' rule would count it twice.
     np.testing.assert_allclose(pool.update(normal(q), normal(q)), normal(q), rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("forgetting", [0.0, 0.5, 1.0])
+def test_a_bin_without_mass_poisons_nothing(forgetting: float) -> None:
+    evidence = Evidence(np.full(4, 0.25), tau=1.0, floor=1e-6, forgetting=forgetting)
+    found = evidence.update(np.array([[0.5, 0.5, 0.0, 0.0]]), np.full((1, 4), 0.25))
+    assert np.isfinite(found).all()
+    assert found.sum() == pytest.approx(1.0)
 
 
 @given(distributions, evidences)
