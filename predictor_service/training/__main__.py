@@ -66,6 +66,9 @@ def collect(
     memory_share: MemoryShare = None,
     backend: BackendName = "auto",
     shard_responses: Annotated[int, typer.Option(help="Responses a shard; a stopped shard is drawn again.")] = 8192,
+    part: Annotated[
+        str, typer.Option(help="As 2/3: every third shard from the second on, for processes that share WORK.")
+    ] = "1/1",
     seed: Seed = 0,
 ) -> None:
     """Draws the LLM's responses: WORK/prompts.jsonl and WORK/responses/."""
@@ -81,6 +84,7 @@ def collect(
         split = split_prompts(read.prompts, shares)
         sampling = Sampling(temperature, top_p, max_tokens, samples, seed, held_out_samples, tuple(stop))
         engine = _engine(backend, max_num_seqs, max_prompt_tokens + max_tokens, memory_share)
+        mine = _part(part)
         drawn = draw(
             work,
             llm,
@@ -88,6 +92,7 @@ def collect(
             split,
             sampling,
             shard_responses=shard_responses,
+            part=mine,
             console=console,
             **engine,
         )
@@ -231,6 +236,14 @@ def artefact(
         paths = write_all(work, out, About(out.name, served_model, _notes(work)), prompt, _sampling(work))
     for path in paths:
         console.print(f"wrote {path}", highlight=False)
+
+
+def _part(text: str) -> tuple[int, int]:
+    """(2, 3) of "2/3"."""
+    number, _, of = text.partition("/")
+    if not (number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
+        raise ValueError(f"part: {text!r} is not I/N with I from 1 to N, as 2/3")
+    return int(number), int(of)
 
 
 def _nothing(responses: Any) -> list[str]:

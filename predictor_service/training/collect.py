@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -96,10 +96,13 @@ def collect(
     *,
     backend: Backend = "auto",
     shard_responses: int = 8192,
+    part: tuple[int, int] = (1, 1),
     console: Console | None = None,
     **engine: Any,
 ) -> Responses:
     """Draws responses to all prompts into ``work`` and returns them; finished shards are not drawn again.
+
+    ``part`` (i, n) leaves all shards but every n-th, from the i-th on, to other processes that draw into ``work`` too.
 
     ``work/prompts.jsonl`` is written first, then ``work/responses/00000.npz`` and so on; prompts are shuffled over the
     shards, so any of them is a fair sample. Each shard has a seed of its own and so does not depend on which others
@@ -121,8 +124,8 @@ def collect(
     }
     shards = Shards(work / RESPONSES_FOLDER, origin)
     write_text(work / PROMPTS_FILE, table)
-    planned = _plan(split, sampling, shard_responses)
-    missing = [number for number in range(len(planned)) if not shards.is_whole(number)]
+    planned = dict(list(enumerate(_plan(split, sampling, shard_responses)))[part[0] - 1 :: part[1]])
+    missing = [number for number in planned if not shards.is_whole(number)]
     console.print(_announce(work, prompts, planned, missing, sampling))
     if missing:
         _draw_missing(shards, llm, prompts, split, sampling, planned, missing, backend, console, engine)
@@ -162,13 +165,13 @@ def _draw_missing(
     prompts: Sequence[Prompt],
     split: Ints,
     sampling: Sampling,
-    planned: Sequence[Ints],
+    planned: Mapping[int, Ints],
     missing: Sequence[int],
     backend: Backend,
     console: Console,
     engine: dict[str, Any],
 ) -> None:
-    total = sum(map(len, planned))
+    total = sum(map(len, planned.values()))
     done = total - sum(len(planned[number]) for number in missing)
     with (
         generator(llm, sampling, backend, **engine) as drawing,
@@ -205,12 +208,12 @@ def _plan(split: Ints, sampling: Sampling, shard_responses: int) -> list[Ints]:
 
 
 def _announce(
-    work: Path, prompts: Sequence[Prompt], planned: Sequence[Ints], missing: Sequence[int], sampling: Sampling
+    work: Path, prompts: Sequence[Prompt], planned: Mapping[int, Ints], missing: Sequence[int], sampling: Sampling
 ) -> str:
     """What is to be done, and the space it takes if every response runs to its cap."""
     tokens = sum(len(prompts[p].token_ids) + sampling.max_tokens for number in missing for p in planned[number])
     space = require_space(work, tokens * _TOKEN_BYTES)
-    total = sum(map(len, planned))
+    total = sum(map(len, planned.values()))
     return f"{total} responses in {len(planned)} shards, {len(planned) - len(missing)} of them there: {work} {space}"
 
 

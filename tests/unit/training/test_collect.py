@@ -47,6 +47,7 @@ def _collect(work: Path, llm: Path, **changes: Any) -> Responses:
         asked["sampling"],
         backend="transformers",
         shard_responses=SHARD,
+        part=asked.get("part", (1, 1)),
         console=asked.get("console", Console(file=StringIO())),
         batch_sequences=4,
     )
@@ -124,6 +125,16 @@ def test_only_what_is_missing_or_half_written_is_drawn_again(llm: Path, tmp_path
     assert _same(_collect(tmp_path, llm, console=Console(file=said, width=1000)), first)
     assert paths[2].stat().st_mtime_ns == kept
     assert f"{RESPONSES} responses in 3 shards, 1 of them there" in said.getvalue()
+
+
+def test_processes_that_share_a_folder_draw_what_one_would(
+    llm: Path, collected: tuple[Path, Responses], tmp_path: Path
+) -> None:
+    said = StringIO()
+    first = _collect(tmp_path, llm, part=(1, 2), console=Console(file=said, width=1000))
+    assert f"{SHARD + RESPONSES - 2 * SHARD} responses in 2 shards, 0 of them there" in said.getvalue()
+    assert len(first.prompt) == RESPONSES - SHARD
+    assert _same(_collect(tmp_path, llm, part=(2, 2)), collected[1])
 
 
 def test_what_a_stopped_collection_left_can_be_used(llm: Path, tmp_path: Path) -> None:
