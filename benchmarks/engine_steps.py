@@ -71,7 +71,7 @@ class Request:
 def lengths(rng: np.random.Generator, count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Output tokens [count]."""
     drawn = np.exp(np.log(MEDIAN_TOKENS) + SIGMA * rng.standard_normal(count))
-    return np.clip(drawn, 1, CAP_TOKENS).astype(np.int64)
+    return np.asarray(np.clip(drawn, 1, CAP_TOKENS), dtype=np.int64)
 
 
 def arrivals(rate_per_s: float, seconds: float, seed: int) -> list[Request]:
@@ -128,7 +128,8 @@ def serve(engine: Any, steps: Steps, requests: Sequence[Request]) -> dict[str, A
 
     rng = np.random.default_rng(1)
     pending = list(enumerate(requests))[::-1]
-    first, end = {}, {}
+    first: dict[int, float] = {}
+    end: dict[int, float] = {}
     steps.take()
     steps.preemptions.clear()
     start_s = time.perf_counter()
