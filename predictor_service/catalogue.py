@@ -29,7 +29,9 @@ class Catalogue:
         self._holds: dict[Path, str] = {}
         self._read: dict[Path, Fingerprint] = {}
         self._doubtful: dict[Path, Fingerprint] = {}
+        self._taken_names: dict[Path, str] = {}  # folders refused because another one holds their name
         self._orphans: set[str] = set()
+        self._told_problem = ""
         self._log = structlog.get_logger("models")
 
     def refresh(self, *, settled: bool = True) -> None:
@@ -39,14 +41,17 @@ class Catalogue:
         may be in the middle of being written: it is bad only if the next look finds it so, and unchanged.
         """
         present = self._artefact_folders()
-        self._holds = {folder: name for folder, name in self._holds.items() if folder in present}
-        for folder in present:
+        self._forget_all_but(present)
+        # First those that hold a name: one that changes its own sets the old one free for the others.
+        for folder in sorted(present, key=lambda folder: folder not in self._holds):
             fingerprint = _fingerprint(folder)
-            if fingerprint == self._read.get(folder) and (folder in self._holds or not settled):
+            known = fingerprint == self._read.get(folder) and not self._may_hold_now(folder)
+            if known and (folder in self._holds or not settled):
                 continue
             problem = self._take(folder)
             if problem and not settled and fingerprint != self._doubtful.get(folder):
                 self._doubtful[folder] = fingerprint
+                self._read.pop(folder, None)
                 continue
             self._read[folder] = fingerprint
             if problem:
@@ -54,13 +59,15 @@ class Catalogue:
                 self._log.error("bad artefact", error=problem)
         self._default = self._default or next(iter(self.names), "")
         self._tell_orphans()
+        self._tell_problem()
 
     def get(self, name: str = "") -> Artefact:
         """The artefact of that name; empty: the default one. Raises Refused (NOT_FOUND) listing the names."""
         wanted = name or self._default
         if wanted not in self._artefacts:
             known = ", ".join(self.names) or "none"
-            raise Refused(grpc.StatusCode.NOT_FOUND, f"model: {wanted!r} is not loaded (loaded: {known})")
+            what = f"{wanted!r} is not loaded" if wanted else "there is no default"
+            raise Refused(grpc.StatusCode.NOT_FOUND, f"model: {what} (loaded: {known})")
         return self._artefacts[wanted]
 
     def serves(self, artefact: Artefact) -> bool:
@@ -88,8 +95,21 @@ class Catalogue:
             found += [folder] if (folder / MANIFEST).exists() else visible
         return found
 
+    def _forget_all_but(self, present: Sequence[Path]) -> None:
+        """A folder that went and comes back is looked at as a new one: what it held may be another's by then."""
+        self._holds = {folder: name for folder, name in self._holds.items() if folder in present}
+        self._read = {folder: fingerprint for folder, fingerprint in self._read.items() if folder in present}
+        self._doubtful = {folder: fingerprint for folder, fingerprint in self._doubtful.items() if folder in present}
+        self._taken_names = {folder: name for folder, name in self._taken_names.items() if folder in present}
+
+    def _may_hold_now(self, folder: Path) -> bool:
+        """Whether it was refused for a name that no folder holds any more."""
+        name = self._taken_names.get(folder)
+        return name is not None and name not in self._holds.values()
+
     def _take(self, folder: Path) -> str:
         """Serves the artefact in `folder` from now on; or why not."""
+        self._taken_names.pop(folder, None)
         try:
             artefact = read(folder, threads=self._threads)
         except ArtefactError as error:
@@ -109,6 +129,7 @@ class Catalogue:
         name, before = artefact.name, self._artefacts.get(artefact.name)
         others = [str(other) for other, held in self._holds.items() if held == name and other != folder]
         if others:
+            self._taken_names[folder] = name
             return f"name: {name!r} is that of {others[0]} already"
         if before is not None and not same_layout(before, artefact):
             return (
@@ -122,6 +143,16 @@ class Catalogue:
         for name in sorted(orphans - self._orphans):
             self._log.warning("the folder is gone; its artefact is served until the service ends", name=name)
         self._orphans = orphans
+
+    def _tell_problem(self) -> None:
+        """A default that is missing may be misspelt or yet to come: said at the start and when the names change."""
+        problem, before = self.problem, self._told_problem
+        if problem and problem != before:
+            folders = [str(folder) for folder in self._folders]
+            self._log.warning("streams that name no model are refused", reason=problem, looked_in=folders)
+        elif before and not problem:
+            self._log.info("the default model is there", name=self.get().name)
+        self._told_problem = problem
 
 
 def read(folder: Path, *, threads: int = 1) -> Artefact:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -192,6 +193,28 @@ async def test_a_service_without_a_model_serves_once_one_is_there(models: Path, 
             while (await health.Check(request)).status != health_pb2.HealthCheckResponse.SERVING:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert (await connected.stream().open()).model.name == "tiny"
+
+
+async def test_with_an_unknown_default_it_is_not_ready_yet_serves_what_engines_ask_for_by_name(
+    models: Path, valkey: Valkey, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with predictor(models, valkey, default_model="tinny") as connected:
+        health = health_pb2_grpc.HealthStub(connected.channel)
+        for component in ("", "model"):
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=component))
+            assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        with pytest.raises(grpc.aio.AioRpcError, match=r"'tinny' is not loaded \(loaded: tiny\)") as refusal:
+            await connected.stream().open()
+        assert refusal.value.code() == grpc.StatusCode.NOT_FOUND
+        assert (await connected.stream("by-name").open(model="tiny")).model.name == "tiny"
+        artefacts.make(models / "tinny", name="tinny")
+        async with asyncio.timeout(20):
+            while (
+                await health.Check(health_pb2.HealthCheckRequest())
+            ).status != health_pb2.HealthCheckResponse.SERVING:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert (await connected.stream("late").open()).model.name == "tinny"
+    assert capsys.readouterr().out.count("'tinny' is not loaded (loaded: tiny)") >= 1
 
 
 async def test_sighup_has_the_folders_read_where_nothing_polls(models: Path, valkey: Valkey, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
+from predictor_service.artefact import load
 from predictor_service.catalogue import Catalogue
 from sidecar.errors import Refused
 from tests import artefacts
@@ -155,6 +156,60 @@ def test_of_two_folders_with_one_name_the_first_serves(tmp_path: Path) -> None:
     assert sha256(catalogue) != digest
 
 
+def test_what_was_refused_for_its_name_is_taken_by_polling_once_the_name_is_free(tmp_path: Path) -> None:
+    for folder, seed in (("a", 1), ("b", 2), ("c", 3)):
+        artefacts.make(tmp_path / folder, name="m", seed=seed)
+    catalogue = looked(tmp_path)
+    digest, before = sha256(catalogue), refused()
+    catalogue.refresh(settled=False)
+    assert sha256(catalogue) == digest
+    shutil.rmtree(tmp_path / "a")
+    catalogue.refresh(settled=False)
+    assert sha256(catalogue) == load(tmp_path / "b").manifest.files.model
+    catalogue.refresh(settled=False)
+    assert refused() == before, "c was told of at the start, and nothing has changed for it"
+    artefacts.edit(tmp_path / "b", name="n")
+    catalogue.refresh(settled=False)
+    assert sha256(catalogue) == load(tmp_path / "c").manifest.files.model
+    assert catalogue.names == ["m", "n"]
+    artefacts.make(tmp_path / "a", name="m", seed=4)
+    catalogue.refresh()
+    artefacts.edit(tmp_path / "c", name="o")
+    catalogue.refresh(settled=False)
+    assert sha256(catalogue) == load(tmp_path / "a").manifest.files.model, "in one look, though a comes before c"
+
+
+def test_a_folder_that_comes_back_as_it_was_replaces_what_took_its_name_meanwhile(tmp_path: Path) -> None:
+    artefacts.make(tmp_path / "old", name="m", seed=1)
+    catalogue = looked(tmp_path)
+    digest = sha256(catalogue)
+    (tmp_path / "old").rename(tmp_path / ".old")
+    artefacts.make(tmp_path / "new", name="m", seed=2)
+    catalogue.refresh(settled=False)
+    assert sha256(catalogue) != digest
+    shutil.rmtree(tmp_path / "new")
+    catalogue.refresh(settled=False)
+    (tmp_path / ".old").rename(tmp_path / "old")
+    catalogue.refresh(settled=False)
+    assert sha256(catalogue) == digest
+    (tmp_path / "old").rename(tmp_path / "renamed")
+    with capture_logs() as logs:
+        catalogue.refresh(settled=False)
+    assert not logs, "it still has a folder"
+
+
+def test_what_must_not_take_a_freed_name_is_refused_aloud(tmp_path: Path) -> None:
+    artefacts.make(tmp_path / "a", name="m", layers=(3,))
+    artefacts.make(tmp_path / "b", name="m", layers=(3, 5))
+    catalogue = looked(tmp_path)
+    before = refused()
+    shutil.rmtree(tmp_path / "a")
+    for _ in range(3):
+        catalogue.refresh(settled=False)
+    assert refused() == before + 1
+    assert catalogue.get("m").manifest.layers == [3]
+
+
 def test_what_a_removed_folder_held_is_served_on_with_one_warning(tmp_path: Path) -> None:
     artefacts.make(tmp_path / "m", name="m")
     catalogue = looked(tmp_path)
@@ -188,3 +243,22 @@ def test_a_default_that_comes_later_serves_then(tmp_path: Path) -> None:
     artefacts.make(tmp_path / "m", name="m")
     catalogue.refresh(settled=False)
     assert catalogue.get().name == "m"
+
+
+def test_a_default_that_is_not_there_is_warned_of_with_the_names_that_are(tmp_path: Path) -> None:
+    for name in ("big", "small"):
+        artefacts.make(tmp_path / name, name=name)
+    catalogue = Catalogue([tmp_path], default="smal")
+
+    def told(settled: bool) -> list[tuple[str, str]]:
+        with capture_logs() as logs:
+            catalogue.refresh(settled=settled)
+        return [(line["log_level"], line.get("reason", "")) for line in logs if "name no model" in line["event"]]
+
+    assert told(True) == [("warning", "model: 'smal' is not loaded (loaded: big, small)")]
+    assert told(False) == [], "once is enough"
+    artefacts.make(tmp_path / "third", name="third")
+    assert told(False) == [("warning", "model: 'smal' is not loaded (loaded: big, small, third)")]
+    artefacts.make(tmp_path / "smal", name="smal")
+    assert told(False) == []
+    assert not catalogue.problem
