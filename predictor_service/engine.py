@@ -116,6 +116,8 @@ class Engine:
         """The stream is over; posteriors stay for the next."""
         if self.stream is stream:
             self.stream = None
+            if self._recorder is not None:
+                self._recorder.end(self.engine_id)
 
     @property
     def requests(self) -> int:

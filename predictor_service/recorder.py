@@ -48,16 +48,24 @@ class _Stepped:
     """Something before it was dropped: a declaration, or the end of a request whose handle may be in use again."""
 
 
+@dataclass(frozen=True)
+class _Ended:
+    engine_id: str
+
+
 class _Signal(Enum):
     IDLE = "nothing came for a while"
     CLOSE = "nothing will come"
 
 
-_Item = _Opened | _Stepped | _Signal
+_Item = _Opened | _Stepped | _Ended | _Signal
 
 
 class Recorder:
-    """`open` and `step` are called by the streams, on one thread, and return at once."""
+    """`open`, `step` and `end` are called by the streams, on one thread, and return at once.
+
+    What is kept between two files is that of open streams alone, however many engines come and go.
+    """
 
     def __init__(self, settings: RecorderSettings) -> None:
         self._settings = settings
@@ -98,6 +106,12 @@ class Recorder:
         self._queue.put_nowait(_Stepped(engine_id, step, size_bytes, engine_id in self._gaps))
         self._gaps.discard(engine_id)
 
+    def end(self, engine_id: str) -> None:
+        """The engine's stream is over; the next one declares anew what lives."""
+        if self._active:
+            self._gaps.discard(engine_id)
+            self._queue.put_nowait(_Ended(engine_id))
+
     def close(self) -> None:
         """Writes what is left; waits at most ten seconds for it."""
         self._queue.put_nowait(_Signal.CLOSE)
@@ -121,6 +135,8 @@ class Recorder:
                 self._begin(item)
             elif isinstance(item, _Stepped):
                 self._take(item)
+            elif isinstance(item, _Ended):
+                self._end(item.engine_id)
             self._write_if_due(everything=item is _Signal.CLOSE)
 
     def _next(self) -> _Item:
@@ -130,18 +146,24 @@ class Recorder:
             return _Signal.IDLE
 
     def _begin(self, item: _Opened) -> None:
-        before = self._recordings.get(item.origin.engine_id)
-        if before is not None and before.size_bytes:
-            self._write(before)
+        self._end(item.origin.engine_id)
         recording = Recording(item.origin, self._settings.every)
         recording.declare(item.declared)
         self._recordings[item.origin.engine_id] = recording
 
+    def _end(self, engine_id: str) -> None:
+        recording = self._recordings.pop(engine_id, None)
+        if recording is not None and recording.size_bytes:
+            self._write(recording)
+
     def _take(self, item: _Stepped) -> None:
-        recording = self._recordings[item.engine_id]
-        if item.after_gap:
-            recording.living.clear()
-        metrics.RECORDED_ROWS.inc(recording.add(item.step))
+        recording = self._recordings.get(item.engine_id)
+        if recording is None:  # a step that its stream's end overtook
+            metrics.RECORD_DROPPED_ROWS.inc(item.step.rows)
+        else:
+            if item.after_gap:
+                recording.living.clear()
+            metrics.RECORDED_ROWS.inc(recording.add(item.step))
         self._handled_bytes += item.size_bytes
 
     def _write_if_due(self, *, everything: bool) -> None:

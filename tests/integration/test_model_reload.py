@@ -208,10 +208,9 @@ async def test_with_an_unknown_default_it_is_not_ready_yet_serves_what_engines_a
         assert refusal.value.code() == grpc.StatusCode.NOT_FOUND
         assert (await connected.stream("by-name").open(model="tiny")).model.name == "tiny"
         artefacts.make(models / "tinny", name="tinny")
+        request = health_pb2.HealthCheckRequest()
         async with asyncio.timeout(20):
-            while (
-                await health.Check(health_pb2.HealthCheckRequest())
-            ).status != health_pb2.HealthCheckResponse.SERVING:  # noqa: ASYNC110
+            while (await health.Check(request)).status != health_pb2.HealthCheckResponse.SERVING:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert (await connected.stream("late").open()).model.name == "tinny"
     assert capsys.readouterr().out.count("'tinny' is not loaded (loaded: tiny)") >= 1

@@ -115,6 +115,22 @@ async def test_engines_are_kept_apart_though_their_requests_have_the_same_ids(
     assert found.responses.prompt.tolist() == [0, 1, 0], "the same prompt is the same for the split"
 
 
+async def test_what_a_stream_sent_is_in_a_file_once_it_has_ended(models: Path, tmp_path: Path, valkey: Valkey) -> None:
+    folder = tmp_path / "recorded"
+    async with service(models, valkey.url, record_dir=folder) as address, client(address) as predictor:
+        await _answers(predictor, "gone")
+        staying = predictor.stream("staying")
+        await staying.open(declaration(1))
+        await staying.step(decodes=decode_rows([1], [1]))
+        async with asyncio.timeout(20):
+            while not list(folder.rglob("*.npz")):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        await staying.step(decodes=decode_rows([1], [2]))
+        assert [path.parent.name for path in folder.rglob("*.npz")] == ["engine-gone"]
+    write_outcomes(valkey, "staying", {1: 3})
+    assert sorted(_rows(_load(folder, valkey, "staying"))) == [(1, 1), (1, 2)]
+
+
 async def test_a_request_that_lives_through_a_new_stream_keeps_its_rows(
     models: Path, tmp_path: Path, valkey: Valkey
 ) -> None:

@@ -280,6 +280,28 @@ def test_a_full_disk_stops_recording_and_nothing_else(tmp_path: Path, capsys: py
     assert "File too large" in capsys.readouterr().out
 
 
+def test_engines_that_come_and_go_leave_their_rows_in_files_and_nothing_in_memory(tmp_path: Path) -> None:
+    recorder = Recorder(RecorderSettings(tmp_path))
+    engines = [f"e{number}" for number in range(40)]
+    for engine_id in engines:
+        recorder.open(Origin(engine_id, 1, "tiny", (3, 5)), _declared(1))
+        recorder.step(engine_id, _step(1, {1: 1}))
+        if engine_id != engines[0]:
+            recorder.end(engine_id)
+    recorder.end("never seen")
+    recorder.step(engines[1], _step(2, {1: 2}))
+    recorder.step(engines[0], _step(2, {1: 2}))
+    _until(lambda: recorder._queue.empty() and len(recorder._recordings) == 1)
+    _until(lambda: len(list(tmp_path.rglob("*.npz"))) == len(engines) - 1)
+    recorder.open(Origin(engines[5], 1, "tiny", (3, 5)), _declared(1))
+    recorder.step(engines[5], _step(1, {1: 2}))
+    recorder.close()
+    outcomes = [outcome for engine_id in engines for outcome in _outcomes({1: 9}, engine_id=engine_id)]
+    found = load_recordings(tmp_path, outcomes)
+    assert len(found.responses.prompt) == len(engines)
+    assert sorted(found.states.age.tolist()) == [1] * len(engines) + [2, 2]
+
+
 def test_an_engine_named_like_the_folder_above_stays_inside(tmp_path: Path) -> None:
     recorder = Recorder(RecorderSettings(tmp_path / "in"))
     recorder.open(Origin("..", 1, "tiny", (3,)), _declared(1))
