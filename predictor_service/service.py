@@ -71,6 +71,7 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
         artefact = self._canary.artefact_for(engine.engine_id, first.open.model)
         await context.write(await self._open(engine, stream, artefact, first.open))
         self._journal.opened(engine.engine_id, artefact, _names(first.open.requests))
+        newest = 0
         while (message := await context.read()) is not grpc.aio.EOF:
             if message.WhichOneof("message") != "step":
                 raise Refused(grpc.StatusCode.FAILED_PRECONDITION, "only steps may follow `open`")
@@ -79,7 +80,10 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
             self._engines.switch(engine, stream, artefact)
             answer = await self._step(engine, stream, first.open, message.step)
             await context.write(predictor_pb2.StreamPredictResponse(predictions=answer))
-            self._note(engine.engine_id, artefact, message.step, answer)
+            # A repeated or an old step changed nothing, so it is nothing to note.
+            if message.step.step > newest:
+                newest = message.step.step
+                self._note(engine.engine_id, artefact, message.step, answer)
 
     async def _open(
         self, engine: Engine, stream: Stream, artefact: Artefact, message: predictor_pb2.OpenPredict

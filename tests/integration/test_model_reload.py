@@ -261,6 +261,19 @@ async def test_outcomes_make_live_figures_of_the_artefact_that_predicted(models:
         await until(lambda: metric("trail_predictor_live_requests", model="tiny") == 41, "one more, without aborts")
 
 
+async def test_a_repeated_step_changes_nothing_in_the_live_figures(models: Path, valkey: Valkey) -> None:
+    handles = list(range(1, 31))
+    async with predictor(models, valkey) as connected:
+        stream = connected.stream()
+        await stream.open()
+        predicted = await serve_requests(stream, handles)
+        # As a new request each would come back, of which nothing was predicted.
+        repeated = await stream.step(step=1, declared=[declaration(handle) for handle in handles])
+        assert not repeated.handles
+        write_outcomes(valkey, "e", predicted)
+        await until(lambda: metric("trail_predictor_live_requests", model="tiny") == 30, "30 judged requests")
+
+
 async def which(stream: EngineStream, handle: int, *candidates: Artefact) -> str:
     """Name of the artefact that answers a new request's prefill."""
     row = hidden(1, seed=handle)
