@@ -2,7 +2,7 @@
 
 import hashlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from predictor_service import prompt_stage
 from predictor_service.bins import Bins
-from predictor_service.classifier import Classifier, Graph, load_graph
+from predictor_service.classifier import CPU, Classifier, Graph, load_graph
 from predictor_service.manifest import Manifest
 from predictor_service.posterior import Evidence, Transition
 from predictor_service.prompt import PromptPredictor
@@ -52,7 +52,8 @@ def load(folder: Path, *, threads: int = 1) -> Artefact:
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
         model = _graph(folder / "model.onnx", manifest.files.model, threads)
-        prompt = _graph(folder / "prompt.onnx", manifest.files.prompt, threads)
+        # Small runs (0.6 ms for 64 tokens on one core), which nothing binds: the GPU is left to the classifier.
+        prompt = _graph(folder / "prompt.onnx", manifest.files.prompt, threads, providers=[CPU])
         _check_layout(manifest, model, prompt)
         artefact = _assemble(manifest, model, prompt, _tokenizers(folder, manifest))
         _check_canary(artefact)
@@ -64,8 +65,8 @@ def load(folder: Path, *, threads: int = 1) -> Artefact:
     return artefact
 
 
-def _graph(path: Path, sha256: str, threads: int) -> Graph:
-    return load_graph(path, _content(path, sha256), threads=threads)
+def _graph(path: Path, sha256: str, threads: int, *, providers: Sequence[str] = ()) -> Graph:
+    return load_graph(path, _content(path, sha256), threads=threads, providers=providers)
 
 
 def _tokenizers(folder: Path, manifest: Manifest) -> dict[str, bytes]:

@@ -87,6 +87,12 @@ class Catalogue:
             return str(refusal)
         return ""
 
+    @property
+    def degraded(self) -> str:
+        """Which models serve slower than they did, and why."""
+        found = [(name, self._artefacts[name].classifier) for name in self.names]
+        return "; ".join(f"degraded: {name}: {model.device}" for name, model in found if model.degraded)
+
     def _artefact_folders(self) -> list[Path]:
         found: list[Path] = []
         for folder in self._folders:
@@ -122,7 +128,8 @@ class Catalogue:
         if before is None or before.manifest != artefact.manifest:
             self._artefacts[artefact.name] = artefact
             event = "artefact" if before is None else "artefact replaced"
-            self._log.info(event, name=artefact.name, served_model=artefact.manifest.served_model, folder=str(folder))
+            served, device = artefact.manifest.served_model, artefact.classifier.device
+            self._log.info(event, name=artefact.name, served_model=served, folder=str(folder), device=device)
         return ""
 
     def _clash(self, folder: Path, artefact: Artefact) -> str:

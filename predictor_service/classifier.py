@@ -1,6 +1,8 @@
 """Graphs in ONNX Runtime: on CUDA where the installed runtime has it, else on the CPU, by the same code."""
 
 import functools
+import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+import structlog
 
+from predictor_service import metrics
 from predictor_service.bins import Array
 from predictor_service.cuda import OUTPUT, BoundRun, Matrix
 
@@ -31,10 +35,15 @@ class Graph:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         self.session, self.device = _session(content, options, providers or _providers())
+        self._content, self._threads = content if self.on_cuda else b"", threads
 
     @property
     def on_cuda(self) -> bool:
         return self.device == "cuda"
+
+    def on_cpu(self) -> "Graph":
+        """The same graph of one that is on CUDA, in a session on the CPU."""
+        return Graph(self._content, threads=self._threads, providers=[CPU])
 
     @property
     def inputs(self) -> Mapping[str, tuple[str, list[Any]]]:
@@ -56,15 +65,23 @@ class Graph:
 class Classifier:
     """p_t: what one hidden state and an age say about the remaining length.
 
-    `device` is the graph's, or "cuda, not bound: ..." where IO binding failed and plain, slower runs serve.
+    `device` is the graph's, or "cuda, not bound: ..." where IO binding failed and plain, slower runs serve, or
+    "cpu, cuda failed: ..." once a run on CUDA failed: from then on the CPU serves.
     """
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._bound: BoundRun | None = None
+        self._instead: Graph | None = None
+        self._failing = threading.Lock()
         self.device: str = graph.device
         if graph.on_cuda:
             self._bind()
+
+    @property
+    def degraded(self) -> bool:
+        """Whether CUDA failed while it served."""
+        return self._instead is not None
 
     def __call__(self, hidden: Matrix | Sequence[Matrix], ages: Matrix) -> Array:
         """p [N, bins] for tapped layers [N, dim] (cast to float16) and ages [N] in tokens.
@@ -73,13 +90,25 @@ class Classifier:
         where the graph reads them.
         """
         parts = [hidden] if isinstance(hidden, np.ndarray) else [part for part in hidden if len(part)] or hidden[:1]
-        if self._bound is not None:
-            return self._bound(parts, ages)
-        return self._plain(parts, ages)
+        if self._instead is not None or not self._graph.on_cuda:
+            return _plain(self._instead or self._graph, parts, ages)
+        try:
+            return self._bound(parts, ages) if self._bound is not None else _plain(self._graph, parts, ages)
+        except Exception as error:  # ONNX Runtime's exceptions share no public base class.
+            return self._without_cuda(parts, ages, error)
 
-    def _plain(self, parts: Sequence[Matrix], ages: Matrix) -> Array:
-        rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return self._graph.run(hidden=np.ascontiguousarray(rows, dtype=np.float16), age=ages.astype(np.float32))
+    def _without_cuda(self, parts: Sequence[Matrix], ages: Matrix, error: Exception) -> Array:
+        """Answers on the CPU, now and from now on. Rows that the CPU cannot read either say nothing against CUDA."""
+        with self._failing:
+            graph = self._instead or self._graph.on_cpu()
+            found = _plain(graph, parts, ages)
+            if self._instead is None:
+                self._instead, self.device = graph, f"cpu, cuda failed: {error}"
+                metrics.DEGRADED_MODELS.inc()
+                weakref.finalize(self, metrics.DEGRADED_MODELS.dec)
+                log = structlog.get_logger("models")
+                log.error("CUDA failed; the CPU serves until this service starts again", error=str(error))
+        return found
 
     def _bind(self) -> None:
         """Binds, if bound runs say what plain ones do."""
@@ -98,13 +127,18 @@ class Classifier:
         _, (_, dim) = self._graph.inputs["hidden"]
         hidden = [np.random.default_rng(seed).standard_normal((3, dim)).astype(np.float16)]
         ages = np.arange(3)
-        return float(np.abs(bound(hidden, ages) - self._plain(hidden, ages)).max())
+        return float(np.abs(bound(hidden, ages) - _plain(self._graph, hidden, ages)).max())
 
 
-def load_graph(path: Path, content: bytes, *, threads: int) -> Graph:
-    """Raises ValueError, naming the file, for what ONNX Runtime does not take."""
+def _plain(graph: Graph, parts: Sequence[Matrix], ages: Matrix) -> Array:
+    rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return graph.run(hidden=np.ascontiguousarray(rows, dtype=np.float16), age=ages.astype(np.float32))
+
+
+def load_graph(path: Path, content: bytes, *, threads: int, providers: Sequence[Any] = ()) -> Graph:
+    """Raises ValueError, naming the file, for what ONNX Runtime does not take. `providers` as for `Graph`."""
     try:
-        return Graph(content, threads=threads)
+        return Graph(content, threads=threads, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no public base class.
         raise ValueError(f"{path.name}: not a graph that ONNX Runtime runs: {error}") from error
 

@@ -55,7 +55,7 @@ async def run(settings: PredictorSettings, *, ready: Callable[[int], None] | Non
             engines.end_all(Refused(grpc.StatusCode.UNAVAILABLE, "the predictor is shutting down"))
 
         async def models_changed() -> None:
-            health.set(MODEL, not catalogue.problem, catalogue.problem)
+            health.set(MODEL, not catalogue.problem, catalogue.problem or catalogue.degraded)
             await canary.refresh()
 
         await asyncio.to_thread(catalogue.refresh)

@@ -22,6 +22,7 @@ RECORDING = Gauge("trail_predictor_recording", "1 while rows are recorded for tr
 RECORDED_ROWS = Counter("trail_predictor_recorded_rows", "Rows recorded for training")
 RECORD_DROPPED_ROWS = Counter("trail_predictor_record_dropped_rows", "Rows that the recorder had no time for")
 BAD_ARTEFACTS = Counter("trail_predictor_bad_artefacts", "Artefacts that were refused; what served before goes on")
+DEGRADED_MODELS = Gauge("trail_predictor_degraded_models", "Models that serve on the CPU because CUDA failed")
 SWITCHES = Counter("trail_predictor_switches", "Engines that went to another artefact between two steps")
 LIVE_REQUESTS = Gauge("trail_predictor_live_requests", "Finished requests behind the live figures", ["model"])
 LIVE_MAE = Gauge("trail_predictor_live_mae_tokens", "Live error of the median remaining length", ["model"])

