@@ -32,6 +32,7 @@ def check(
 ) -> None:
     """Loads ARTEFACT as the service does, runs its canary, and tells what it is and how fast; exits with 1 if bad."""
     try:
+        _check_there(artefact)
         loaded = read(artefact, threads=threads)
     except ArtefactError as error:
         typer.echo(f"bad artefact: {' '.join(str(error).split())}", err=True)
@@ -42,6 +43,21 @@ def check(
     for name, value in description(loaded, artefact):
         table.add_row(name, value)
     Console().print(table)
+
+
+def _check_there(artefact: Path) -> None:
+    """Raises ArtefactError, in words that say what to give instead, where a file or the folder is missing."""
+    if not artefact.exists():
+        raise ArtefactError(f"{artefact}: there is no such folder")
+    if not artefact.is_dir():
+        raise ArtefactError(f"{artefact}: a file; give the folder that holds {MANIFEST}")
+    if not (artefact / MANIFEST).exists():
+        inside = sorted(path.parent.name for path in artefact.glob(f"*/{MANIFEST}"))
+        hint = f"; give one of the artefacts in it: {', '.join(inside)}" if inside else ""
+        raise ArtefactError(f"{artefact}: there is no {MANIFEST} in it{hint}")
+    for file in ("model.onnx", "prompt.onnx"):
+        if not (artefact / file).exists():
+            raise ArtefactError(f"{artefact}: {file} is missing")
 
 
 def description(artefact: Artefact, folder: Path) -> Iterator[tuple[str, str]]:

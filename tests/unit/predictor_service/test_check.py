@@ -68,6 +68,26 @@ def test_a_bad_artefact_exits_with_1_and_one_line_naming_file_and_field(
     assert named in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("none", "there is no such folder"),
+        ("tiny/manifest.json", "a file; give the folder that holds manifest.json"),
+        ("", "there is no manifest.json in it; give one of the artefacts in it: tiny"),
+        ("empty", "there is no manifest.json in it"),
+        ("half", "prompt.onnx is missing"),
+    ],
+)
+def test_what_is_not_there_is_said_in_words(tmp_path: Path, path: str, said: str) -> None:
+    artefacts.make(tmp_path / "tiny")
+    (tmp_path / "empty").mkdir()
+    if path == "half":
+        (artefacts.make(tmp_path / "half") / "prompt.onnx").unlink()
+    result = check(str(tmp_path / path))
+    assert result.exit_code == 1
+    assert result.stderr == f"bad artefact: {tmp_path / path}: {said}\n"
+
+
 def test_the_command_beside_it_still_passes_its_arguments_to_the_service(capfd: pytest.CaptureFixture[str]) -> None:
     result = CliRunner().invoke(app, ["predictor", "--canary-model", "x"])
     assert result.exit_code == 2
