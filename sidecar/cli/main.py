@@ -126,6 +126,14 @@ def evaluate(
 
 
 @app.command(context_settings=PASS_ON)
+def simulate(context: typer.Context) -> None:
+    """Compares scheduling policies on a simulated engine (--help lists its options)."""
+    from sidecar.cli.simulate.command import app
+
+    app(context.args, prog_name="trail simulate")
+
+
+@app.command(context_settings=PASS_ON)
 def train(context: typer.Context) -> None:
     """Makes a length predictor for your own LLM (--help lists the stages)."""
     try:

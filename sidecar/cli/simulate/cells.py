@@ -1,0 +1,99 @@
+"""A cell of a sweep: one policy at one load with one seed, run from a description that fits through a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import engine_adapter.simulated
+import scheduler_service
+import sidecar.cli.simulate
+from sidecar.cli.simulate.arms import parse_arm
+from sidecar.cli.simulate.confusion import FILE_NAME
+from sidecar.cli.simulate.loads import Load, file_of, parse_load
+from sidecar.cli.simulate.metrics import measure
+from sidecar.cli.simulate.planning import Planning
+from sidecar.cli.simulate.prediction_names import parse_predictions
+from sidecar.cli.simulate.predictions import ErrorModel
+from sidecar.cli.simulate.setup import EngineSetup
+from sidecar.cli.simulate.simulation import Simulation
+
+PREDICTIONS_STREAM = 7
+"""Seeds the errors apart from the arrivals."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """What all cells of a sweep share. ``capacity_rps`` is load 1; ``duration_s`` of arrivals, None: the load's own."""
+
+    trace: str
+    predictions: str
+    setup: EngineSetup
+    capacity_rps: float
+    duration_s: float | None
+    every: int
+    plan_delay_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Load is a share of the capacity."""
+
+    policy: str
+    load: float
+    seed: int
+
+    @property
+    def key(self) -> dict[str, Any]:
+        return {"policy": self.policy, "load": self.load, "seed": self.seed}
+
+
+def run_cell(experiment: Experiment, cell: Cell) -> dict[str, Any]:
+    """Runs a cell; arrivals, lengths and prediction errors depend on its load and seed alone."""
+    setup, arm = experiment.setup, parse_arm(cell.policy)
+    rate = cell.load * experiment.capacity_rps
+    workload = _load(experiment.trace).draw(rate, experiment.duration_s, cell.seed)
+    planning = None
+    if arm.choice is not None:
+        rng = np.random.default_rng([cell.seed, PREDICTIONS_STREAM])
+        paths = _predictions(experiment.predictions).paths(workload.output_tokens, rng)
+        planning = Planning(arm, setup.capacity, paths, experiment.every, experiment.plan_delay_steps)
+    ledger = Simulation(setup, workload, planning).run()
+    return cell.key | asdict(measure(workload, ledger, setup))
+
+
+def digest(experiment: Experiment, cell: Cell) -> str:
+    """Names everything that a cell's figures depend on: its description, the files that this names, and the code."""
+    described = json.dumps([asdict(experiment), cell.key], sort_keys=True)
+    return hashlib.sha256(f"{described}{_files(experiment)}{_code()}".encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=4)
+def _load(trace: str) -> Load:
+    return parse_load(trace)
+
+
+@lru_cache(maxsize=4)
+def _predictions(text: str) -> ErrorModel:
+    return parse_predictions(text)
+
+
+@lru_cache(maxsize=4)
+def _files(experiment: Experiment) -> str:
+    paths = file_of(experiment.trace), Path(experiment.predictions.partition(":")[2]) / FILE_NAME
+    return "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path and path.is_file())
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    found = hashlib.sha256()
+    for package in (scheduler_service, engine_adapter.simulated, sidecar.cli.simulate):
+        for path in sorted(Path(package.__path__[0]).rglob("*.py")):
+            found.update(path.read_bytes())
+    return found.hexdigest()
