@@ -16,7 +16,8 @@ import scheduler_service
 import sidecar.cli.simulate
 from sidecar.cli.simulate.arms import parse_arm
 from sidecar.cli.simulate.confusion import FILE_NAME
-from sidecar.cli.simulate.loads import Load, file_of, parse_load
+from sidecar.cli.simulate.load_names import file_of, parse_load
+from sidecar.cli.simulate.loads import Load
 from sidecar.cli.simulate.metrics import measure
 from sidecar.cli.simulate.planning import Planning
 from sidecar.cli.simulate.prediction_names import parse_predictions

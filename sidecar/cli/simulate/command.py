@@ -18,7 +18,7 @@ from sidecar.cli.simulate.arms import Arm, parse_arms, policy_names
 from sidecar.cli.simulate.capacity import measure_capacity
 from sidecar.cli.simulate.cells import Cell, Experiment
 from sidecar.cli.simulate.errors import SimulateError
-from sidecar.cli.simulate.loads import parse_load
+from sidecar.cli.simulate.load_names import parse_load
 from sidecar.cli.simulate.options import check_load, kv_blocks_of, loads_of, step_time_of
 from sidecar.cli.simulate.prediction_names import KNOWN, parse_predictions
 from sidecar.cli.simulate.setup import EngineSetup

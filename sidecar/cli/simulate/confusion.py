@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sidecar.cli.simulate.errors import SimulateError
+from sidecar.cli.simulate.normal import level_of
 from sidecar.cli.simulate.predictions import LEAST_TOKENS, Lengths, Paths, persistent_scores, spread
 from sidecar.cli.simulate.workload import Floats, Ints
 
@@ -23,7 +23,7 @@ FILE_NAME = "confusion.json"
 FORMAT = 1
 NAMES = "median", "p10", "p90"
 
-Table = npt.NDArray[np.float64]
+Table = Floats
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +56,7 @@ class Measured:
         at_prompt, scores = persistent_scores(output_tokens, rng, known.lag1, known.share, known.with_prompt)
         start, request, age = spread(output_tokens)
         left = output_tokens[request] - age
-        by_age = _bin(known.age_edges, age)
+        by_age = bin_of(known.age_edges, age)
         total = [_sample(known.total[name][None], np.zeros_like(output_tokens), output_tokens, at_prompt, known)
                  for name in NAMES]  # fmt: skip
         remaining = [_sample(known.remaining[name], by_age, left, scores, known) for name in NAMES]
@@ -65,11 +65,11 @@ class Measured:
 
 def _sample(table: Table, by_age: Ints, true_tokens: Ints, scores: Floats, known: Confusion) -> Floats:
     """Predicted lengths [T] for true ones [T], at the quantiles that standard normal ``scores`` [T] stand for."""
-    level = np.clip(_normal_cdf(scores), known.levels[0], known.levels[-1])
+    level = np.clip(level_of(scores), known.levels[0], known.levels[-1])
     above = np.clip(np.searchsorted(known.levels, level), 1, len(known.levels) - 1)
     low, high = known.levels[above - 1], known.levels[above]
     weight = (level - low) / (high - low)
-    by_length = _bin(known.length_edges, true_tokens)
+    by_length = bin_of(known.length_edges, true_tokens)
     log_ratio = (1 - weight) * table[by_age, by_length, above - 1] + weight * table[by_age, by_length, above]
     predicted: Floats = np.maximum(true_tokens * np.exp(log_ratio), LEAST_TOKENS)
     return predicted
@@ -79,18 +79,10 @@ def _ordered(median: Floats, p10: Floats, p90: Floats) -> Lengths:
     return Lengths.of_quantiles(median, np.minimum(p10, median), np.maximum(p90, median))
 
 
-def _bin(edges: Ints, values: Ints) -> Ints:
+def bin_of(edges: Ints, values: Ints) -> Ints:
+    """Which bucket each value is in."""
     found: Ints = np.searchsorted(edges, values, side="right") - 1
     return found
-
-
-def _normal_cdf(scores: Floats) -> Floats:
-    """From a table: 1e-5 is finer than any measured quantile."""
-    grid = np.linspace(-4.5, 4.5, 4097)
-    density = np.exp(-(grid**2) / 2)
-    area = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    below: Floats = np.interp(scores, grid, area / area[-1])
-    return below
 
 
 def load_confusion(folder: Path) -> Confusion:

@@ -1,23 +1,18 @@
-"""What ``--trace`` names: a recorded trace, or lengths with a process of arrivals."""
+"""Sources of requests: a recorded trace, or lengths with a process of arrivals."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 
-from sidecar.cli.simulate.errors import SimulateError
-from sidecar.cli.simulate.traces import read_trace
 from sidecar.cli.simulate.workload import Floats, Ints, Workload
 
 ALPACA_MEDIAN, ALPACA_SIGMA, ALPACA_CAP = 110.0, 1.3, 1024
 PROMPT_MEDIAN, PROMPT_SIGMA, PROMPT_CAP = 30.0, 0.7, 512
-ALPACA = "alpaca"
-ARRIVALS = "poisson", "gamma", "burst"
 
 
 class Load(ABC):
@@ -124,57 +119,6 @@ class Drawn(Load):
         output = _log_normal(scores[:, 0], ALPACA_MEDIAN, ALPACA_SIGMA, ALPACA_CAP)
         prompt = _log_normal(scores[:, 1], PROMPT_MEDIAN, PROMPT_SIGMA, PROMPT_CAP)
         return Workload(arrival_s, prompt, output)
-
-
-def parse_load(text: str) -> Load:
-    """Reads ``FILE``, ``poisson:LENGTHS``, ``poisson:LENGTHS?cv=3``, ``gamma:LENGTHS:CV`` or ``burst:LENGTHS``;
-    LENGTHS is ``alpaca`` or a trace file whose lengths are drawn with replacement.
-
-    Raises:
-        SimulateError: none of these, or the file is bad.
-    """
-    process, lengths, given = _parts(text)
-    if not process:
-        return Trace(_read(text))
-    if not lengths:
-        raise SimulateError(f"--trace {text}: names no lengths, as in {process}:alpaca{':3' * (process == 'gamma')}")
-    cv = 1.0 if given is None else _cv(text, given)
-    return Drawn(cv, process == "burst", None if lengths == ALPACA else _read(lengths))
-
-
-def file_of(text: str) -> Path | None:
-    """The file that a load is read from, if any."""
-    _, lengths, _ = _parts(text)
-    return None if lengths == ALPACA else Path(lengths)
-
-
-def _parts(text: str) -> tuple[str, str, str | None]:
-    """Process (empty: a recorded trace), lengths, and what is given as the coefficient of variation."""
-    process, colon, rest = text.partition(":")
-    if not colon or process not in ARRIVALS:
-        return "", text, None
-    if process == "gamma":
-        lengths, _, cv = rest.rpartition(":")
-        return process, lengths, cv
-    lengths, _, cv = rest.partition("?cv=") if process == "poisson" else (rest, "", "")
-    return process, lengths, cv or None
-
-
-def _read(text: str) -> Workload:
-    path = Path(text)
-    if not path.is_file():
-        raise SimulateError(f"--trace {text}: no such file, and not one of {', '.join(f'{p}:...' for p in ARRIVALS)}")
-    return read_trace(path)
-
-
-def _cv(text: str, given: str) -> float:
-    try:
-        cv = float(given)
-    except ValueError:
-        cv = -1.0
-    if not 0.05 <= cv <= 100:
-        raise SimulateError(f"--trace {text}: cv: {given!r} is not a number within 0.05 to 100")
-    return cv
 
 
 def _log_normal(scores: Floats, median: float, sigma: float, cap: int) -> Ints:

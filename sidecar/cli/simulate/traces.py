@@ -4,58 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sidecar.cli.simulate.errors import SimulateError
+from sidecar.cli.simulate.trace_columns import AZURE, KINDS, Columns, number_of
 from sidecar.cli.simulate.workload import Workload
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """What a kind of trace calls its fields."""
-
-    arrival: str
-    prompt: str
-    output: str
-    seconds: Callable[[Any], float]
-    hashes: str | None = None
-
-    @property
-    def required(self) -> tuple[str, str, str]:
-        return self.arrival, self.prompt, self.output
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool):
-        raise TypeError("not a number")
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError("not finite")
-    return number
-
-
-def _milliseconds(value: Any) -> float:
-    return _number(value) / 1000
-
-
-def _timestamp(value: Any) -> float:
-    """Seconds of ``2023-11-16 18:15:46.6805900``; seven decimals are more than Python reads."""
-    whole, _, decimals = str(value).strip().partition(".")
-    at = datetime.fromisoformat(whole).replace(tzinfo=None)
-    return (at - datetime(2000, 1, 1)).total_seconds() + (float(f"0.{decimals.rstrip('Z+0:')}0") if decimals else 0.0)
-
-
-GENERIC = Columns("arrival_s", "prompt_tokens", "output_tokens", _number)
-AZURE = Columns("TIMESTAMP", "ContextTokens", "GeneratedTokens", _timestamp)
-MOONCAKE = Columns("timestamp", "input_length", "output_length", _milliseconds, "hash_ids")
-KINDS = (GENERIC, AZURE, MOONCAKE)
 
 
 def read_trace(path: Path) -> Workload:
@@ -122,7 +79,7 @@ def _columns_of(path: Path, first: Mapping[str, Any]) -> Columns:
 
 
 def _tokens(path: Path, number: int, row: Mapping[str, Any], name: str) -> int:
-    value = _field(path, number, row, name, _number, least=1)
+    value = _field(path, number, row, name, number_of, least=1)
     if value != int(value):
         raise SimulateError(f"{path} row {number}: {name}: {row[name]} is not a whole number")
     return int(value)
