@@ -35,7 +35,9 @@ def check(
         _check_there(artefact)
         loaded = read(artefact, threads=threads)
     except ArtefactError as error:
-        typer.echo(f"bad artefact: {' '.join(str(error).split())}", err=True)
+        missing = error.__cause__ if isinstance(error.__cause__, FileNotFoundError) else None
+        said = f"{artefact}: {Path(missing.filename).name} is missing" if missing else str(error)
+        typer.echo(f"bad artefact: {' '.join(said.split())}", err=True)
         raise typer.Exit(1) from None
     table = Table(title=f"{artefact}: good", show_header=False, title_justify="left")
     table.add_column(no_wrap=True)
@@ -46,7 +48,7 @@ def check(
 
 
 def _check_there(artefact: Path) -> None:
-    """Raises ArtefactError, in words that say what to give instead, where a file or the folder is missing."""
+    """Raises ArtefactError, in words that say what to give instead, where this is no artefact's folder."""
     if not artefact.exists():
         raise ArtefactError(f"{artefact}: there is no such folder")
     if not artefact.is_dir():
@@ -55,9 +57,6 @@ def _check_there(artefact: Path) -> None:
         inside = sorted(path.parent.name for path in artefact.glob(f"*/{MANIFEST}"))
         hint = f"; give one of the artefacts in it: {', '.join(inside)}" if inside else ""
         raise ArtefactError(f"{artefact}: there is no {MANIFEST} in it{hint}")
-    for file in ("model.onnx", "prompt.onnx"):
-        if not (artefact / file).exists():
-            raise ArtefactError(f"{artefact}: {file} is missing")
 
 
 def description(artefact: Artefact, folder: Path) -> Iterator[tuple[str, str]]:

@@ -277,10 +277,14 @@ def _engine(backend: str, max_num_seqs: int, max_model_len: int, memory_share: f
 
 
 def _sampling(work: Path) -> Any:
-    """How the responses in ``work`` were drawn."""
+    """How the responses in ``work`` were drawn. Raises ValueError where not all of them are there."""
     from predictor_service.training.collect import Sampling
+    from predictor_service.training.unfinished import unfinished
 
     notes = _notes(work)
+    problem = unfinished(work, noted="collect" in notes)
+    if problem:
+        raise ValueError(problem)
     if "collect" not in notes:
         raise ValueError(f"{work}: nothing was collected here (`trail train collect`)")
     kept = notes["collect"]["arguments"]["sampling"]
@@ -295,7 +299,7 @@ def _clear_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, ShardError) as error:
-        console.print(f"trail train: {error}", style="red", highlight=False)
+        console.print(f"trail train: {error}", style="red", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
 
 
