@@ -144,6 +144,36 @@ def train(context: typer.Context) -> None:
     main(context.args)
 
 
+@app.command()
+def theory(
+    load: Annotated[str, typer.Option(help="Arrival rate times mean size; several with commas.")] = "0.5,0.8,0.9",
+    c: Annotated[
+        str, typer.Option("--c", help="Limits of preemption, 0 to 1; several with commas.")
+    ] = "0,0.2,0.5,0.8,1",
+    predictions: Annotated[
+        str, typer.Option(help="perfect, exponential (around the size) or lognormal:SIGMA.")
+    ] = "exponential",
+    sizes: Annotated[str, typer.Option(help="exponential or lognormal:SIGMA; the mean is 1.")] = "exponential",
+    requests: Annotated[
+        int, typer.Option(help="Requests to simulate for each load and c; 0: theory only.")
+    ] = 1_000_000,
+    seed: Annotated[int, typer.Option(help="Of the simulation.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw it to this .png, .svg or .pdf.")] = None,
+) -> None:
+    """Says what limiting preemption does to mean response time: M/G/1 by formula, beside an exact simulation."""
+    try:
+        from sidecar.cli.theory import TheoryError, run_theory
+    except ImportError as error:
+        typer.echo(f"trail theory: {error}: pip install 'trail-sidecar[train]'", err=True)
+        raise typer.Exit(2) from None
+    try:
+        run_theory(load, c, sizes, predictions, requests, seed, as_json, plot)
+    except TheoryError as error:
+        typer.echo(f"trail theory: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
 @app.command(context_settings=PASS_ON)
 def predictor(context: typer.Context) -> None:
     """Runs the predictor service (--help lists its settings). `check ARTEFACT`: tells what it is and if it is good."""
