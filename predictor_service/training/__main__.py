@@ -193,7 +193,7 @@ def recorded(
     recordings: Annotated[Path, typer.Option(help="What `trail predictor --record-dir` recorded.")],
     engine_id: Annotated[list[str], typer.Option(help="Engine whose outcomes are read; repeatable.")],
     redis_url: Annotated[str, typer.Option(help="Store of the services, which holds the outcomes.")],
-    max_tokens: Annotated[int, typer.Option(help="Cap of a response as you serve.")] = 1024,
+    max_tokens: Annotated[int, typer.Option(help="Cap of requests that carried none.")] = 1024,
     bins: Bins = 24,
     epochs: Annotated[int, typer.Option(help="Passes over the training rows.")] = 12,
     seed: Seed = 0,
@@ -212,13 +212,15 @@ def recorded(
     with _clear_errors():
         with Redis.from_url(redis_url) as client:
             outcomes = [outcome for engine in engine_id for outcome in read_outcomes(client, engine)]
-        found = load_recordings(recordings, outcomes, Shares(seed=seed))
+        found = load_recordings(recordings, outcomes, Shares(seed=seed), max_tokens=max_tokens)
+        _say(f"cap: {found.max_tokens} tokens")
         for reason, count in found.left_out.items():
             _say(f"left out: {count} requests, {reason}")
         Shards(work / RESPONSES_FOLDER, {"recordings": str(recordings), "seed": seed}).save(0, vars(found.responses))
-        fit_recordings(work, found, max_tokens, plan, _say)
+        fit_recordings(work, found, found.max_tokens, plan, _say)
     # How the clients sampled is theirs to know; the cap is all that later stages need.
-    _note(work, "collect", sampling=asdict(Sampling(max_tokens=max_tokens, seed=seed)), recordings=str(recordings))
+    sampling = asdict(Sampling(max_tokens=found.max_tokens, seed=seed))
+    _note(work, "collect", sampling=sampling, recordings=str(recordings))
     _note(work, "fit", plan=asdict(plan))
 
 

@@ -1,10 +1,12 @@
 """A real service records what its streams send; outcomes come from a real store."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from predictor_service.training.recordings import Recordings, load_recordings, read_outcomes
 from predictor_service.training.shards import ShardError
@@ -182,3 +184,30 @@ async def test_more_outcomes_than_one_read_takes_are_all_read(valkey: Valkey) ->
     with valkey.client() as store:
         found = read_outcomes(store, "e")
     assert [outcome.request_id for outcome in found] == [f"r{handle}" for handle in range(1, 2051)]
+
+
+async def test_what_requests_carried_decides_the_cap_that_training_goes_by(
+    models: Path, tmp_path: Path, valkey: Valkey
+) -> None:
+    pytest.importorskip("torch")
+    from predictor_service.training.__main__ import app
+
+    lengths = {handle: 60 if handle % 3 == 0 else 10 + handle % 41 for handle in range(1, 61)}
+    folder, work = tmp_path / "recorded", tmp_path / "work"
+    async with service(models, valkey.url, record_dir=folder) as address, client(address) as predictor:
+        stream = predictor.stream()
+        await stream.open(*(declaration(handle, max_tokens=60) for handle in lengths))
+        await stream.step(prompts=prompt_rows(list(lengths)))
+        for age in range(1, 60):
+            living = [handle for handle, length in lengths.items() if age < length]
+            await stream.step(decodes=decode_rows(living, [age] * len(living)))
+    for reason in ("length", "stop"):
+        ends = {handle: length for handle, length in lengths.items() if (length == 60) == (reason == "length")}
+        write_outcomes(valkey, "e", ends, reason)
+    given = ("--recordings", folder, "--engine-id", "e", "--redis-url", valkey.url, "--bins", "6", "--epochs", "1")
+    done = CliRunner().invoke(app, ["recorded", "--work", str(work), *map(str, given)])
+    assert done.exit_code == 0, done.output
+    collected = json.loads((work / "notes.json").read_text())["collect"]["arguments"]
+    assert collected["sampling"]["max_tokens"] == 60
+    with np.load(work / "classifier.npz") as fitted:
+        assert fitted["edges"][-1] == 60

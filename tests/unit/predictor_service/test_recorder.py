@@ -4,6 +4,7 @@ import resource
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from predictor_service.prompt import Prompt
 from predictor_service.recorder import Recorder, RecorderSettings
 from predictor_service.recording import Origin
 from predictor_service.step import Declaration, Rows, Step
+from predictor_service.training.prompts import TRAIN, Shares
 from predictor_service.training.recordings import Outcome, Recordings, load_recordings
 from predictor_service.training.shards import ShardError
 
@@ -132,6 +134,64 @@ def test_rows_past_the_end_and_repeated_rows_are_not_used(tmp_path: Path) -> Non
     recorder.step("e", _step(3, {1: 3}))
     recorder.close()
     assert _ages(load_recordings(tmp_path, _outcomes({1: 3}))) == [(1, 0), (1, 1), (1, 2)]
+
+
+def _with_caps(folder: Path, caps: dict[int, int]) -> None:
+    """Requests by number with the caps that they carry; each is recorded at ages 1 and 20."""
+    recorder = _recorder(folder)
+    declared = [replace(one, max_tokens=caps[one.handle]) for one in _declared(*caps)]
+    recorder.step("e", Step(1, tuple(declared), _rows({}), _rows(dict.fromkeys(caps, 1)), np.zeros(0, np.uint64)))
+    recorder.step("e", _step(2, dict.fromkeys(caps, 20)))
+    recorder.close()
+
+
+ALL_LEARNT = Shares(validation=0.0, test=0.0)
+
+
+def test_each_request_is_cut_at_the_cap_that_it_carried_and_learnt_from_under_one_that_enough_could_reach(
+    tmp_path: Path,
+) -> None:
+    # One in twenty may go on to 900: too few to learn from, so it counts as cut where the others are.
+    _with_caps(tmp_path, {n: 900 if n == 1 else 16 if n <= 9 else 512 for n in range(1, 21)})
+    cut = {n: 16 for n in range(2, 6)} | {n: 512 for n in range(10, 15)}
+    ended = {1: 700} | {n: n for n in range(6, 10)} | {n: 10 * n for n in range(15, 21)}
+    found = load_recordings(tmp_path, [*_outcomes(ended), *_outcomes(cut, "length")], ALL_LEARNT)
+    responses = found.responses
+    assert found.max_tokens == 512
+    assert not found.left_out
+    by_number = {int(responses.sequence(r)[0]): r for r in range(20)}
+    lengths = {n: int(responses.lengths[r]) for n, r in by_number.items()}
+    assert lengths == ended | cut | {1: 512}
+    assert {n for n, r in by_number.items() if not responses.finished[r]} == {1, *cut}
+    assert (2, 20) not in _ages(found)
+    assert (10, 20) in _ages(found)
+
+
+def test_what_a_lower_cap_hides_is_never_judged(tmp_path: Path) -> None:
+    _with_caps(tmp_path, {n: 100 if n % 2 else 30 for n in range(1, 201)})
+    ends = _outcomes({n: 25 for n in range(1, 191)}) + _outcomes(
+        {n: 100 if n % 2 else 30 for n in range(191, 201)}, "length"
+    )
+    found = load_recordings(tmp_path, ends, Shares(validation=0.2, test=0.2))
+    number = np.array([int(found.responses.sequence(r)[0]) for r in range(len(found.responses.prompt))])
+    held_out = found.responses.split != TRAIN
+    assert found.max_tokens == 100
+    assert (number[held_out] % 2 == 1).all()
+    assert 20 < held_out.sum() < 60
+    assert (number[~held_out] % 2 == 0).any(), "the length of one with a low cap is worth learning"
+    assert set(found.left_out) == {"held out, with a lower cap"}
+    assert found.left_out["held out, with a lower cap"] + len(number) == 200
+
+
+def test_where_no_cap_was_carried_the_default_counts_and_a_cap_that_nobody_came_near_does_not(tmp_path: Path) -> None:
+    for name, caps in (("none", {1: 0, 2: 0}), ("far", {1: 8000, 2: 8100})):
+        _with_caps(tmp_path / name, caps)
+    ends = _outcomes({1: 40, 2: 300})
+    assert load_recordings(tmp_path / "none", ends, ALL_LEARNT).max_tokens == 1024
+    assert load_recordings(tmp_path / "none", ends, ALL_LEARNT, max_tokens=512).max_tokens == 512
+    assert load_recordings(tmp_path / "far", ends, ALL_LEARNT, max_tokens=512).max_tokens == 300
+    cut = _outcomes({1: 80, 2: 90}, "length")
+    assert load_recordings(tmp_path / "none", cut, ALL_LEARNT).max_tokens == 90, "whatever it was that cut them"
 
 
 def test_one_request_in_so_many_is_recorded_whole_and_the_same_ones_every_time(tmp_path: Path) -> None:
