@@ -53,6 +53,12 @@ class Batch:
     def recomputed(self) -> Ints:
         return self._table[RECOMPUTED, : len(self.requests)]
 
+    def prefilling(self) -> Bools:
+        """[N]: has prompt tokens without KV entries."""
+        table = self._table[:, : len(self.requests)]
+        below: Bools = table[COMPUTED] < table[PROMPT]
+        return below
+
     def missing(self) -> Ints:
         """[N] tokens without KV entries: 1 for a request that decodes, more for one in prefill."""
         table = self._table[:, : len(self.requests)]

@@ -72,8 +72,11 @@ class EngineModel:
         for request in (*evicted, *by_plan):
             self.queue.add(request)
         batch = self.batch
-        computing = int(np.count_nonzero(chunks))
-        load = StepLoad(computing, int(chunks.sum()) - computing, int(batch.computed.sum()))
+        load = StepLoad(
+            int(np.count_nonzero(chunks)),
+            int(chunks[batch.prefilling()].sum()),
+            int(batch.computed.sum() + chunks.sum()),
+        )
         return StepResult(
             list(batch.requests), batch.handles.copy(), batch.age.copy(), batch.computed.copy(), chunks, load,
             admitted, by_plan, evicted,

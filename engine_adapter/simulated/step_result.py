@@ -13,8 +13,8 @@ from engine_adapter.simulated.request import SimulatedRequest
 
 @dataclass(frozen=True, slots=True)
 class StepLoad:
-    """What a step's duration depends on: requests that compute, tokens beyond one for each of them, and KV entries
-    of all that run as they go into the step."""
+    """What a step's duration depends on: requests that compute, tokens of those among them whose prompt is not
+    complete yet, and KV entries of all that run, this step's included."""
 
     batch: int
     prefill_tokens: int

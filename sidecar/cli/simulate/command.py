@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from engine_adapter.simulated.step_fit import StepFit
-from scheduler_service.policies import POLICIES
 from sidecar.cli.simulate.arms import Arm, parse_arms, policy_names
 from sidecar.cli.simulate.capacity import measure_capacity
 from sidecar.cli.simulate.cells import Cell, Experiment
@@ -116,7 +115,7 @@ def _show(report: dict[str, Any], fit: StepFit | None) -> None:
     console = Console()
     if fit is not None:
         console.print(
-            f"step time fitted to {fit.steps} steps: R² {fit.r_squared:.3f}, "
+            f"step time fitted to {fit.steps} steps ({fit.left_out} left out): R² {fit.r_squared:.3f}, "
             f"median relative error {fit.median_relative_error:.1%}"
         )
     console.print(f"load 1 is {report['experiment']['capacity_rps']:.4g} requests a second")
@@ -124,6 +123,6 @@ def _show(report: dict[str, Any], fit: StepFit | None) -> None:
 
 
 def _list_policies() -> None:
-    known = {"default": "what we recommend", "oracle": "srpt on true lengths", "engine": "the engine's own order"}
+    about = {"default": "what we recommend", "oracle": "srpt on true lengths", "engine": "the engine's own order"}
     for name in policy_names():
-        typer.echo(f"{name}: {known[name]}" if name in known else f"{name}{'' if name in POLICIES else ' (?)'}")
+        typer.echo(f"{name}: {about[name]}" if name in about else name)

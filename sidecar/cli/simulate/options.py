@@ -17,7 +17,7 @@ DEFAULT_LOADS = "0.7,0.9,1.1"
 
 
 def step_time_of(step_ms: float | None, path: Path | None) -> tuple[StepTime, StepFit | None]:
-    """A constant step, coefficients from a JSON object, or a fit to the measured steps of a CSV file or JSON list.
+    """A constant step, coefficients from a JSON object, or a fit to measured steps.
 
     Raises:
         SimulateError: both are given, or the value or file is bad.
@@ -30,7 +30,7 @@ def step_time_of(step_ms: float | None, path: Path | None) -> tuple[StepTime, St
             raise SimulateError(f"--step-ms {step_ms:g}: must be above 0 and at most 60000")
         return constant(step_ms / 1000), None
     try:
-        if path.suffix == ".json" and not path.read_text().lstrip().startswith("["):
+        if path.suffix == ".json" and '"a_s"' in path.read_text():
             return load_step_time(path), None
         fit = fit_step_time(*read_steps(path))
     except (OSError, ValueError) as error:

@@ -85,7 +85,7 @@ class Simulation:
         if not steps:
             return False
         batch = len(model.batch)
-        kv_tokens = int(model.batch.computed.sum()) + batch * np.arange(steps)
+        kv_tokens = int(model.batch.computed.sum()) + batch * np.arange(1, steps + 1)
         durations_s = np.broadcast_to(self._setup.step_time.of(batch, 0, kv_tokens), steps)
         ends_s = np.add.accumulate(np.concatenate([[self.now_s], durations_s]))
         if self._next < len(self._arrivals):

@@ -41,6 +41,23 @@ def test_no_coefficient_is_negative_even_where_that_would_fit_better() -> None:
     assert min(fit.step_time.b_s, fit.step_time.c_s, fit.step_time.d_s) == 0
 
 
+def test_a_pause_counts_for_nothing() -> None:
+    batch, prefill, kv, duration_s = steps(0.0)
+    duration_s[::50] += 2.0
+    fit = fit_step_time(batch, prefill, kv, duration_s)
+    assert fit.step_time.a_s == pytest.approx(TRUE.a_s)
+    assert (fit.steps, fit.left_out) == (392, 8)
+
+
+def test_what_the_benchmark_of_a_real_engine_wrote_is_read(tmp_path: Path) -> None:
+    written = {
+        "columns": {"steps": ["batch", "prefill_tokens", "kv_tokens", "duration_s", "start_s"]},
+        "runs": [{"steps": [[1, 2, 3, 0.4, 0.0]]}, {"steps": [[5, 6, 7, 0.8, 1.0]]}],
+    }
+    (tmp_path / "steps.json").write_text(json.dumps(written))
+    assert np.array(read_steps(tmp_path / "steps.json")).T.tolist() == [[1, 2, 3, 0.4], [5, 6, 7, 0.8]]
+
+
 def test_steps_are_read_from_csv_and_json(tmp_path: Path) -> None:
     rows = [{"batch": 2, "prefill_tokens": 0, "kv_tokens": 30, "duration_s": 0.01}] * 2
     (tmp_path / "steps.json").write_text(json.dumps(rows))
