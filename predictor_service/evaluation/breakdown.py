@@ -46,7 +46,8 @@ def measure(predicted: Predicted, prompt: Ints, level_of: Floats | None = None) 
         "kendall_tau_of_mean": sample.tau(predicted.mean, predicted.truth),
         "kendall_tau_snapshot": _snapshot_tau(predicted, prompt),
         "coverage_80": sample.mean(calibration.coverage(predicted)),
-        "ece": calibration.expected_calibration_error(sample, nominal, is_below),
+        "ece": calibration.expected_calibration_error(sample.mean(is_below), nominal),
+        "ece_of_steps": calibration.expected_calibration_error(_mean_of_steps(sample, is_below, predicted), nominal),
         "pinball_tokens": sample.mean(calibration.pinball(predicted)),
     }
     return {name: estimate(values) for name, values in drawn.items()}
@@ -86,6 +87,12 @@ def _groups(predicted: Predicted, requests: Requests, level_of: Floats | None, o
         if count >= LEAST_REQUESTS:
             part = None if level_of is None else level_of[rows]
             yield Group(name, count, measure(predicted.take(rows), requests.prompt, part))
+
+
+def _mean_of_steps(sample: Sample, values: Floats, predicted: Predicted) -> Floats:
+    """Mean [1 + draws, k] of values [rows, k] where a request weighs as many times as it has steps."""
+    steps = predicted.age + predicted.truth
+    return np.asarray(sample.mean(values * steps[:, None]) / sample.mean(steps)[:, None])
 
 
 def _snapshot_tau(predicted: Predicted, prompt: Ints) -> Floats:

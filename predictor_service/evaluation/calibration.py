@@ -4,7 +4,6 @@ import numpy as np
 
 from predictor_service.bins import Bins
 from predictor_service.evaluation.predicted import Array, Predicted
-from predictor_service.evaluation.resampling import Sample
 from predictor_service.training.labels import Floats, Ints
 
 SERVED_LEVELS = 0.1, 0.5, 0.9
@@ -54,9 +53,9 @@ def below(predicted: Predicted, level_of: Floats | None) -> tuple[Floats, Floats
     return np.array(SERVED_LEVELS), (predicted.truth[:, None] <= quantiles).astype(np.float64)
 
 
-def expected_calibration_error(sample: Sample, nominal: Floats, is_below: Floats) -> Floats:
-    """Mean over the levels of |share of truths below the quantile - level| [1 + draws]."""
-    return np.asarray(np.abs(sample.mean(is_below) - nominal).mean(axis=1))
+def expected_calibration_error(share_below: Floats, nominal: Floats) -> Floats:
+    """Mean over the levels of |share of truths below the quantile - level| [1 + draws], of shares [1 + draws, k]."""
+    return np.asarray(np.abs(share_below - nominal).mean(axis=1))
 
 
 def _probability_below(bins: Bins, q: Array, tokens: Floats) -> Floats:

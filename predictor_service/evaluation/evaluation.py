@@ -21,8 +21,8 @@ POSITIONS = 16
 SERVED, UNREFINED = "refined, as served", "classifier alone"
 PREFILL, PROMPT = "r1 counted down", "r0 counted down"
 RECIPE, CONSTANT = "the paper's recipe", "constant"
-OF_INTERVALS = "coverage_80", "ece", "pinball_tokens"
-IN_SUMMARY = "mae_tokens", "median_ae_tokens", "kendall_tau", "coverage_80", "ece"
+OF_INTERVALS = "coverage_80", "ece", "ece_of_steps", "pinball_tokens"
+IN_SUMMARY = "mae_tokens", "median_ae_tokens", "kendall_tau", "coverage_80", "ece", "ece_of_steps"
 IN_SUMMARY_OF_PROMPT = "mae_tokens", "kendall_tau"
 
 

@@ -26,6 +26,7 @@ HEADS = {
     "kendall_tau_snapshot": "tau-b, snapshot",
     "coverage_80": "coverage",
     "ece": "calibration error",
+    "ece_of_steps": "calibration error, steps equal",
 }
 IN_GROUPS = "mae_tokens", "median_ae_tokens", "kendall_tau", "coverage_80", "ece"
 DEFINITIONS = """
@@ -38,7 +39,8 @@ Every request weighs the same, however many of its positions were drawn. Bracket
   *snapshot*: over one random position a request, averaged over 8 draws.
 - **coverage**: share of truths between p10 and p90, as served; 0.8 is meant.
 - **calibration error**: mean of |share of truths below a quantile - its level| over the deciles of the posterior (over
-  p10, median and p90 as served, where the posterior is not known).
+  p10, median and p90 as served, where the posterior is not known). At any moment an engine holds long requests more
+  often than short ones; *steps equal* weighs them so. No prediction is calibrated under both weightings.
 - **pinball loss**: mean over p10, median and p90.
 
 *classifier alone* is the prediction without refinement; *r1* and *r0* *counted down* are the predictions after prefill

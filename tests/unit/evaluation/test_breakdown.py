@@ -70,3 +70,12 @@ def test_a_group_has_the_levels_of_its_own_rows() -> None:
     found = {group.name: group.figures for group in breakdown(predicted(), requests(), level_of)["true length"]}
     assert value(found["256-511"], "ece") == pytest.approx(0.5)
     assert value(found["0-15"], "ece") < 0.1
+
+
+def test_weighed_by_steps_long_requests_decide_the_calibration_error() -> None:
+    # All right but for the requests of 300 tokens, of which a third of the requests are, but most of the steps.
+    level_of = np.where(LENGTH[REQUEST] == 300, 0.0, np.linspace(0, 1, len(REQUEST)))
+    found = measure(predicted(), np.arange(COUNT), level_of)
+    steps = LENGTH[LENGTH == 300].sum() / LENGTH.sum()
+    assert value(found, "ece") == pytest.approx(0.5 / 3, abs=0.03)
+    assert value(found, "ece_of_steps") == pytest.approx(0.5 * steps, abs=0.03)

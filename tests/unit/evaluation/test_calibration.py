@@ -28,7 +28,8 @@ def drawn_from(q: list[float], rows: int, cap: int = CAP) -> Predicted:
 def error_of(predicted: Predicted) -> float:
     level_of = calibration.levels(predicted, BINS, CAP, seed=1)
     sample = Sample.of(predicted.request, predicted.request)
-    return float(calibration.expected_calibration_error(sample, *calibration.below(predicted, level_of))[0])
+    nominal, is_below = calibration.below(predicted, level_of)
+    return float(calibration.expected_calibration_error(sample.mean(is_below), nominal)[0])
 
 
 def test_levels_of_a_calibrated_posterior_are_uniform_even_where_many_are_cut() -> None:
