@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
+
+from sidecar.cli.simulate import store
+from sidecar.cli.simulate.load_names import file_of
 from sidecar.cli.simulate.loads import Load
 from sidecar.cli.simulate.setup import EngineSetup
 from sidecar.cli.simulate.simulation import Simulation
 
 REQUESTS_PER_SLOT = 24
 LEAST_REQUESTS = 400
+
+
+def stored_capacity(setup: EngineSetup, load: Load, trace: str, out: Path | None) -> float:
+    """``measure_capacity``, kept in the folder ``out`` for the next time, where one is given."""
+    if out is None:
+        return measure_capacity(setup, load)
+    path = store.path_of(out, "capacity", [trace, asdict(setup)], [file_of(trace)])
+    found = store.read(path)
+    if found is None:
+        found = {"capacity_rps": measure_capacity(setup, load)}
+        store.write(path, found)
+    return float(found["capacity_rps"])
 
 
 def measure_capacity(setup: EngineSetup, load: Load) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,9 +9,6 @@ from typing import Any
 
 import numpy as np
 
-import engine_adapter.simulated
-import scheduler_service
-import sidecar.cli.simulate
 from sidecar.cli.simulate.arms import parse_arm
 from sidecar.cli.simulate.confusion import FILE_NAME
 from sidecar.cli.simulate.load_names import file_of, parse_load
@@ -40,6 +35,11 @@ class Experiment:
     duration_s: float | None
     every: int
     plan_delay_steps: int
+
+    @property
+    def files(self) -> tuple[Path | None, Path]:
+        """What else its results depend on, where these exist."""
+        return file_of(self.trace), Path(self.predictions.partition(":")[2]) / FILE_NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +69,6 @@ def run_cell(experiment: Experiment, cell: Cell) -> dict[str, Any]:
     return cell.key | asdict(measure(workload, ledger, setup))
 
 
-def digest(experiment: Experiment, cell: Cell) -> str:
-    """Names everything that a cell's figures depend on: its description, the files that this names, and the code."""
-    described = json.dumps([asdict(experiment), cell.key], sort_keys=True)
-    return hashlib.sha256(f"{described}{_files(experiment)}{_code()}".encode()).hexdigest()[:16]
-
-
 @lru_cache(maxsize=4)
 def _load(trace: str) -> Load:
     return parse_load(trace)
@@ -83,18 +77,3 @@ def _load(trace: str) -> Load:
 @lru_cache(maxsize=4)
 def _predictions(text: str) -> ErrorModel:
     return parse_predictions(text)
-
-
-@lru_cache(maxsize=4)
-def _files(experiment: Experiment) -> str:
-    paths = file_of(experiment.trace), Path(experiment.predictions.partition(":")[2]) / FILE_NAME
-    return "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path and path.is_file())
-
-
-@lru_cache(maxsize=1)
-def _code() -> str:
-    found = hashlib.sha256()
-    for package in (scheduler_service, engine_adapter.simulated, sidecar.cli.simulate):
-        for path in sorted(Path(package.__path__[0]).rglob("*.py")):
-            found.update(path.read_bytes())
-    return found.hexdigest()

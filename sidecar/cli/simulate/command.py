@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from engine_adapter.simulated.step_fit import StepFit
 from sidecar.cli.simulate.arms import Arm, parse_arms, policy_names
-from sidecar.cli.simulate.capacity import measure_capacity
+from sidecar.cli.simulate.capacity import stored_capacity
 from sidecar.cli.simulate.cells import Cell, Experiment
 from sidecar.cli.simulate.errors import SimulateError
 from sidecar.cli.simulate.load_names import parse_load
@@ -84,7 +84,7 @@ def simulate(
         blocks = kv_blocks_of(kv_blocks, source, slots, block_tokens)
         setup = EngineSetup(time, slots, blocks, block_tokens, token_budget, prefix_cache)
         check_load(setup, source)
-        capacity_rps = measure_capacity(setup, source)
+        capacity_rps = stored_capacity(setup, source, trace, out)
         shares = loads_of(load, source, capacity_rps)
     except SimulateError as error:
         typer.echo(f"trail simulate: {error}", err=True)

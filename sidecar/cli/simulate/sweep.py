@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
-import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sidecar.cli.simulate.cells import Cell, Experiment, digest, run_cell
+from sidecar.cli.simulate import store
+from sidecar.cli.simulate.cells import Cell, Experiment, run_cell
 
 
 def run_sweep(
@@ -25,7 +24,7 @@ def run_sweep(
     found: dict[Cell, dict[str, Any]] = {}
     missing: list[Cell] = []
     for cell in cells:
-        stored = None if out is None else _read(_path(out, experiment, cell))
+        stored = None if out is None else store.read(_path(out, experiment, cell))
         if stored is None:
             missing.append(cell)
         else:
@@ -33,7 +32,7 @@ def run_sweep(
             done()
     for cell, figures in _run(experiment, missing, jobs):
         if out is not None:
-            _write(_path(out, experiment, cell), figures)
+            store.write(_path(out, experiment, cell), figures)
         found[cell] = figures
         done()
     return [found[cell] for cell in cells]
@@ -56,20 +55,5 @@ def _run(experiment: Experiment, cells: Sequence[Cell], jobs: int) -> Iterator[t
 
 
 def _path(out: Path, experiment: Experiment, cell: Cell) -> Path:
-    name = re.sub(r"[^\w.=-]+", "_", f"{cell.policy}-load{cell.load:g}-seed{cell.seed}")
-    return out / f"{name[:120]}-{digest(experiment, cell)}.json"
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError):
-        return None
-
-
-def _write(path: Path, figures: dict[str, Any]) -> None:
-    """Whole or not at all: a sweep can be stopped at any moment."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(json.dumps(figures, indent=1) + "\n")
-    unfinished.replace(path)
+    name = f"{cell.policy}-load{cell.load:g}-seed{cell.seed}"
+    return store.path_of(out, name, [asdict(experiment), cell.key], experiment.files)
