@@ -59,14 +59,19 @@ def run_cell(experiment: Experiment, cell: Cell) -> dict[str, Any]:
     """Runs a cell; arrivals, lengths and prediction errors depend on its load and seed alone."""
     setup, arm = experiment.setup, parse_arm(cell.policy)
     rate = cell.load * experiment.capacity_rps
-    workload = _load(experiment.trace).draw(rate, experiment.duration_s, cell.seed)
+    source = _load(experiment.trace)
+    workload = source.draw(rate, experiment.duration_s, cell.seed)
     planning = None
     if arm.choice is not None:
         rng = np.random.default_rng([cell.seed, PREDICTIONS_STREAM])
         paths = _predictions(experiment.predictions).paths(workload.output_tokens, rng)
         planning = Planning(arm, setup.capacity, paths, experiment.every, experiment.plan_delay_steps)
     ledger = Simulation(setup, workload, planning).run()
-    return cell.key | asdict(measure(workload, ledger, setup))
+    # What came: lengths and gaps are drawn, so a seed can bring some percent more or less than asked for.
+    span_s = float(workload.arrival_s[-1] - workload.arrival_s[0])
+    served_tokens_per_s = experiment.capacity_rps * source.mean_output_tokens
+    came = float(workload.output_tokens.sum()) / (span_s * served_tokens_per_s) if span_s > 0 else None
+    return cell.key | {"realised_load": came} | asdict(measure(workload, ledger, setup))
 
 
 @lru_cache(maxsize=4)
