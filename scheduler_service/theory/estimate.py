@@ -27,11 +27,11 @@ CONTROL_SHARES = (0.3, 0.5, 0.7, 0.85, 0.95, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """``mean`` +- ``half_width`` holds the mean response time with 95 %; ``runs``: what each run says alone."""
+    """``mean`` +- ``half_width`` holds the mean response time with 95 %; ``batches``: what each batch says alone."""
 
     mean: float
     half_width: float
-    runs: tuple[float, ...]
+    batches: tuple[float, ...]
 
 
 def simulate(
@@ -92,5 +92,5 @@ def _adjusted(response: Floats, controls: Floats) -> Estimate:
     residual = y - design @ fitted
     freedom = y.size - design.shape[1]
     variance = residual @ residual / freedom * np.linalg.pinv(design.T @ design)[0, 0]
-    runs = (response - controls @ fitted[1:]).mean(axis=1)
-    return Estimate(float(fitted[0]), float(student.ppf(0.975, freedom) * np.sqrt(variance)), tuple(runs.tolist()))
+    half_width = float(student.ppf(0.975, freedom) * np.sqrt(variance))
+    return Estimate(float(fitted[0]), half_width, tuple((fitted[0] + residual).tolist()))

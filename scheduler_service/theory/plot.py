@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from scheduler_service.theory.comparison import Comparison
 
 SIDE_INCHES = 3.4
@@ -30,17 +32,18 @@ def draw(comparisons: Sequence[Comparison], path: Path) -> None:
         axis = axes[rows.index(_sizes(each)), columns.index(_predictions(each))]
         c = [row.c for row in each.rows]
         (line,) = axis.plot(c, [row.theory / each.fcfs for row in each.rows], label=f"load {each.setting.load:g}")
-        for row in each.rows:
-            if row.simulation:
-                mean, width = row.simulation.mean / each.fcfs, row.simulation.half_width / each.fcfs
-                axis.errorbar(row.c, mean, width, fmt="o", markersize=3, color=line.get_color())
+        points = [(row.c, row.simulation.mean, row.simulation.half_width) for row in each.rows if row.simulation]
+        if points:
+            at, mean, width = np.array(points).T
+            axis.errorbar(at, mean / each.fcfs, width / each.fcfs, fmt="o", markersize=3, color=line.get_color())
         axis.set_title(f"sizes {_sizes(each)}\npredictions {_predictions(each)}", fontsize="small")
     for axis in axes[-1]:
         axis.set_xlabel("c")
     for axis in axes[:, 0]:
         axis.set_ylabel("mean response time / FCFS")
-    axes[0, 0].legend(fontsize="small", title="line: theory, points: simulation", title_fontsize="x-small")
-    with matplotlib.rc_context({"svg.hashsalt": "trail"}):
+    loads, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(loads, names, loc="outside lower center", ncols=len(names), title="lines: theory; points: simulation")
+    with matplotlib.rc_context({"svg.hashsalt": "trail", "svg.fonttype": "none"}):
         figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
 

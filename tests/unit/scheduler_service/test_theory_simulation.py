@@ -10,6 +10,8 @@ from scheduler_service.theory import empirical, joint_named, limited
 from scheduler_service.theory.estimate import simulate
 from scheduler_service.theory.queue_simulation import response_times, work_found
 
+Floats = npt.NDArray[np.float64]
+
 
 def ends(arrival: list[float], size: list[float], prediction: list[float], c: float) -> list[float]:
     begun = np.array(arrival, dtype=float)
@@ -45,9 +47,6 @@ def test_events_do_what_small_steps_do(c: float) -> None:
     assert response_times(arrival, size, prediction, c) == pytest.approx(
         stepped(arrival, size, prediction, c) - arrival
     )
-
-
-Floats = npt.NDArray[np.float64]
 
 
 def stepped(arrival: Floats, size: Floats, prediction: Floats, c: float) -> Floats:
