@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from scheduler_service.aging import AGINGS, Aging
 from scheduler_service.pairing import PAIRINGS, Evidence
 from scheduler_service.policies import POLICIES
 from sidecar.errors import InvalidField
@@ -12,7 +13,7 @@ from sidecar.errors import InvalidField
 
 @dataclass(frozen=True, slots=True)
 class PolicyChoice:
-    """A policy, the predictor it is paired with, and how freely it preempts.
+    """A policy, the predictor it is paired with, what waiting is worth, and how freely it preempts.
 
     Raises InvalidField naming the field and what would be valid.
     """
@@ -22,6 +23,19 @@ class PolicyChoice:
     preemption_limit: float = 0.8
     preemption_margin: float = 1.0
     max_preemptions: int = 3
+    aging: Aging = "exponential"
+    aging_s: float = 7.0
+    """What waiting weighs (`aging`)."""
+    overtaking_s: float = 60.0
+    """Service that later arrivals may get before a waiting request, seconds of the engine; 0: no bound."""
+    preemption_ratio: float = 4.0
+    """A victim has at least this many times the service before it that its beneficiary has."""
+    least_preemption_limit: float | None = None
+    """Where c may fall to by itself as memory fills and recompute rises; None: c stays."""
+    deadline_slack_s: float = 0.0
+    """Requests that can just meet their deadline, with less than this to spare, go ahead; 0: deadlines do not count."""
+    fair_share: float = 0.0
+    """Seconds by which a request counts as later for each second that its tenant was served lately."""
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
@@ -34,6 +48,15 @@ class PolicyChoice:
             raise InvalidField("policy.preemption_margin", f"{self.preemption_margin} is not 0 or more")
         if self.max_preemptions < 0:
             raise InvalidField("policy.max_preemptions", f"{self.max_preemptions} is not 0 or more")
+        if self.aging not in AGINGS:
+            raise InvalidField("policy.aging", f"{self.aging!r} is not one of {', '.join(AGINGS)}")
+        least = self.least_preemption_limit
+        if least is not None and not 0 <= least <= self.preemption_limit:
+            raise InvalidField("policy.least_preemption_limit", f"{least} is not within 0 to preemption_limit")
+        for name, at_least in _LEAST.items():
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= at_least):
+                raise InvalidField(f"policy.{name}", f"{value} is not {at_least:g} or more")
 
     @property
     def evidence(self) -> Evidence:
@@ -41,6 +64,9 @@ class PolicyChoice:
         if not POLICIES[self.policy].uses_predictions:
             return Evidence.NONE
         return PAIRINGS[self.predictor].evidence
+
+
+_LEAST = {"aging_s": 1e-3, "overtaking_s": 0.0, "preemption_ratio": 1.0, "deadline_slack_s": 0.0, "fair_share": 0.0}
 
 
 class PolicyBook:

@@ -77,6 +77,7 @@ class PredictionInbox:
     def _write(self, rows: Ints, predictions: Predictions, chosen: Ints) -> None:
         """Write the chosen entries of `predictions` to the table rows of the same index."""
         table, targets = self._requests.rows, rows[chosen]
+        self._requests.touch(targets)
         r0, r1 = predictions.r0[chosen], predictions.r1[chosen]
         # r0 may be put anew by someone else; r1 is frozen, for the cut-off c * r must not wander.
         table["r0"][targets] = np.where(r0 > 0, r0, table["r0"][targets])

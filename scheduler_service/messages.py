@@ -31,6 +31,7 @@ class Declaration:
     arrival_s: float = 0.0
     priority: int = 0
     tenant: str = ""
+    deadline_s: float = 0.0
     declared_output_tokens: int = 0
 
 

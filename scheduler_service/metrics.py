@@ -14,6 +14,7 @@ PREEMPTIONS = Counter(f"{PREFIX}_preemptions_planned", "Preemptions asked for, r
 FALLBACKS = Counter(
     f"{PREFIX}_fallback_ranks", "Ranks for which the predictor pairing had no value of its own.", ["engine"]
 )
+PREEMPTION_LIMIT = Gauge(f"{PREFIX}_preemption_limit", "Limit c of the newest plan.", ["engine"])
 REQUESTS = Gauge(f"{PREFIX}_requests", "Living requests.", ["engine"])
 STREAMS = Gauge(f"{PREFIX}_streams", "Open Coordinate streams.")
 FENCED = Counter(f"{PREFIX}_fenced_streams", "Streams ended by a newer one of the same engine.")

@@ -4,6 +4,23 @@ from __future__ import annotations
 
 _SMOOTHING = 0.1
 _MIN_PREFILL_TOKENS = 16
+_TOLERANCE = 0.05
+
+
+class Steady:
+    """A figure that is told anew only when it is off by more than a twentieth.
+
+    Whoever keeps what rests on it need not begin again with each step.
+    """
+
+    def __init__(self) -> None:
+        self._told = 0.0
+
+    def told(self, measured: float) -> float:
+        """``measured``, or what was told before where that is as good."""
+        if abs(measured - self._told) > _TOLERANCE * abs(self._told):
+            self._told = measured
+        return self._told
 
 
 class Pace:

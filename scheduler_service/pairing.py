@@ -22,12 +22,13 @@ MIN_REMAINING_TOKENS = 1.0
 class Lengths:
     """What a policy believes, arrays [N].
 
-    `remaining` tokens still to come (>= 1), `total` tokens r of the cut-off c * r, `predicted_at_age` the age
-    at which the prediction was made (-1: there was none, the engine's mean stands in), `fallback` where the
-    pairing had to use something else than its name says.
+    `remaining` tokens still to come (>= 1), to order by; `expected` the same as a mean, to weigh gains by; `total`
+    tokens r of the cut-off c * r; `predicted_at_age` the age at which the prediction was made (-1: there was none, the
+    engine's mean stands in); `fallback` where the pairing had to use something else than its name says.
     """
 
     remaining: Floats
+    expected: Floats
     total: Floats
     predicted_at_age: Ints
     fallback: Bools
@@ -59,8 +60,10 @@ def per_step(view: EngineView) -> Lengths:
     predicted = view.predicted_at_age >= 0
     total = _known_total(view, np.where(view.r1 > 0, view.r1, view.r0))
     since = view.age - view.predicted_at_age
-    remaining = np.where(predicted, view.median - since, total - view.age)
-    return Lengths(_alive(remaining), total, view.predicted_at_age, ~predicted)
+    counted_down = total - view.age
+    remaining = np.where(predicted, view.median - since, counted_down)
+    expected = np.where(predicted, view.mean - since, counted_down)
+    return Lengths(_alive(remaining), _alive(expected), total, view.predicted_at_age, ~predicted)
 
 
 def prompt_only(view: EngineView) -> Lengths:
@@ -77,8 +80,10 @@ def oracle(view: EngineView) -> Lengths:
     """The declared output length; per_step, flagged, where the client declared none."""
     otherwise, declared = per_step(view), view.declared_output_tokens.astype(np.float64)
     told = declared > 0
+    left = _alive(declared - view.age)
     return Lengths(
-        np.where(told, _alive(declared - view.age), otherwise.remaining),
+        np.where(told, left, otherwise.remaining),
+        np.where(told, left, otherwise.expected),
         np.where(told, declared, otherwise.total),
         np.where(told, 0, otherwise.predicted_at_age),
         ~told,
@@ -88,7 +93,8 @@ def oracle(view: EngineView) -> Lengths:
 def _counted_down(view: EngineView, predicted_total: Floats) -> Lengths:
     known = predicted_total > 0
     total = _known_total(view, predicted_total)
-    return Lengths(_alive(total - view.age), total, np.where(known, 0, -1), ~known)
+    remaining = _alive(total - view.age)
+    return Lengths(remaining, remaining, total, np.where(known, 0, -1), ~known)
 
 
 def _known_total(view: EngineView, predicted_total: Floats) -> Floats:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
+from scheduler_service.aging import aged
 from scheduler_service.choice import PolicyChoice
+from scheduler_service.following import preemption_limit
 from scheduler_service.pairing import PAIRINGS, Lengths
 from scheduler_service.policies import POLICIES, Ranking
 from scheduler_service.preemption import PlannedPreemption, choose_preemptions
+from scheduler_service.promises import kept
 from scheduler_service.view import EngineView, Floats, Handles, Ints
-from scheduler_service.work import Unit, expected_work
+from scheduler_service.work import Unit, Work, expected_work
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +31,8 @@ class PlannerLimits:
 class Plan:
     """An order of M requests, best first, arrays [M], and the preemptions that it asks for.
 
-    `predicted_at_ages` is -1 where a rank rests on no prediction; `fallbacks` counts those for which the
-    pairing had to use something else.
+    `ranks` count from 0. `predicted_at_ages` is -1 where a rank rests on no prediction; `fallbacks` counts those for
+    which the pairing had to use something else; `preemption_limit` is the c that was used.
     """
 
     step: int
@@ -38,41 +42,50 @@ class Plan:
     predicted_at_ages: Ints
     preemptions: tuple[PlannedPreemption, ...]
     fallbacks: int
+    preemption_limit: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranked:
+    """A view's ranking and what it rests on, [N]."""
+
+    ranking: Ranking
+    lengths: Lengths
+    work: Work
+
+
+def rank(view: EngineView, choice: PolicyChoice, unit: Unit) -> Ranked:
+    """The policy's ranking with waiting counted in and promises kept."""
+    lengths = PAIRINGS[choice.predictor].lengths(view)
+    work = expected_work(view, lengths, unit)
+    policy = POLICIES[choice.policy]
+    ranking = policy.rank(view, lengths, work, preemption_limit(view, choice))
+    if policy.ages:
+        ranks = aged(ranking.ranks, view, work, choice.aging, choice.aging_s, choice.fair_share)
+        ranking = dataclasses.replace(ranking, ranks=ranks)
+    return Ranked(kept(ranking, view, work, choice.deadline_slack_s), lengths, work)
+
+
+def best_first(view: EngineView, ranking: Ranking) -> Ints:
+    """Rows by tier and rank; who came first wins a tie, and the handle settles what is left."""
+    order: Ints = np.lexsort((view.handle, view.arrival_s, ranking.ranks, ranking.tiers))
+    return order
 
 
 def make_plan(view: EngineView, choice: PolicyChoice, limits: PlannerLimits) -> Plan:
     """Rank every request, name all running ones and the head of the waiting, and choose preemptions."""
-    lengths = PAIRINGS[choice.predictor].lengths(view)
-    work = expected_work(view, lengths, limits.unit)
-    policy = POLICIES[choice.policy]
-    ranking = policy.rank(view, lengths, work, choice.preemption_limit)
-    order = _best_first(view, ranking)
+    ranked = rank(view, choice, limits.unit)
+    order = best_first(view, ranked.ranking)
     running = view.running[order]
-    head = order[running | (np.cumsum(~running) <= limits.waiting_head)]
-    preemptions = choose_preemptions(view, order, ranking, work, choice, limits.max_preemptions_per_plan)
-    return _plan(view, policy.name, ranking, lengths, head, preemptions)
-
-
-def _best_first(view: EngineView, ranking: Ranking) -> Ints:
-    """Rows by rank; who came first wins a tie, and the handle settles what is left."""
-    order: Ints = np.lexsort((view.handle, view.arrival_s, ranking.ranks))
-    return order
-
-
-def _plan(
-    view: EngineView,
-    policy: str,
-    ranking: Ranking,
-    lengths: Lengths,
-    rows: Ints,
-    preemptions: tuple[PlannedPreemption, ...],
-) -> Plan:
+    rows = order[running | (np.cumsum(~running) <= limits.waiting_head)]
+    at_most = limits.max_preemptions_per_plan
     return Plan(
         step=view.step,
-        policy=policy,
+        policy=choice.policy,
         handles=view.handle[rows],
-        ranks=ranking.ranks[rows],
-        predicted_at_ages=lengths.predicted_at_age[rows],
-        preemptions=preemptions,
-        fallbacks=int(lengths.fallback[rows].sum()),
+        ranks=np.arange(rows.size, dtype=np.float64),
+        predicted_at_ages=ranked.lengths.predicted_at_age[rows],
+        preemptions=choose_preemptions(view, order, ranked.ranking, ranked.work, choice, at_most),
+        fallbacks=int(ranked.lengths.fallback[rows].sum()),
+        preemption_limit=preemption_limit(view, choice),
     )

@@ -72,9 +72,11 @@ def choose_preemptions(
 ) -> tuple[PlannedPreemption, ...]:
     """Walk the waiting requests, best first, and find each a place: a free one, or the victim's that pays most.
 
-    An exchange pays where the victim has more service before it than the waiting request, by more than the
-    margin times what computing the victim's tokens again costs: that time, for every request of the batch, which
-    waits for it. Stops at the first waiting request without a place, as the engine's own admission does.
+    An exchange pays where the victim is expected to have more service before it than the waiting request, by more than
+    the margin times what computing the victim's tokens again costs: that time, for every request of the batch, which
+    waits for it. It has to have ``preemption_ratio`` times as much too: exchanges of nearly equal requests gain nothing,
+    and might be taken back at the next step. Stops at the first waiting request without a place, as the engine's own
+    admission does.
     """
     places = _Places(view)
     victims = np.flatnonzero(may_be_preempted(view, ranking, choice.max_preemptions))
@@ -85,7 +87,7 @@ def choose_preemptions(
             break
         if places.admit(row):
             continue
-        net = _net_gain(victims, row, ranking, work, cost)
+        net = _net_gain(victims, row, ranking, work, cost, choice.preemption_ratio)
         net[~places.enough_after(victims, row)] = -np.inf
         best = _most(net, view.handle[victims])
         if not net[best] > 0:
@@ -107,11 +109,11 @@ def may_be_preempted(view: EngineView, ranking: Ranking, max_preemptions: int) -
     return may
 
 
-def _net_gain(victims: Ints, row: int, ranking: Ranking, work: Work, cost: Floats) -> Floats:
-    """Service saved by serving `row` before each victim, less the cost; -inf where it does not outrank it."""
-    gain = work.remaining[victims] - work.remaining[row]
-    net = gain - cost[victims]
-    return np.where(ranking.ranks[victims] > ranking.ranks[row], net, -np.inf)
+def _net_gain(victims: Ints, row: int, ranking: Ranking, work: Work, cost: Floats, ratio: float) -> Floats:
+    """Service saved by serving `row` before each victim, less the cost; -inf where it does not outrank it clearly."""
+    net = work.expected[victims] - work.expected[row] - cost[victims]
+    clearly = ranking.behind(victims, row) & (work.remaining[victims] >= ratio * work.remaining[row])
+    return np.where(clearly, net, -np.inf)
 
 
 def _most(net: Floats, handles: Handles) -> int:

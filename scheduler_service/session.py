@@ -15,7 +15,8 @@ from scheduler_service.freshness import Freshness
 from scheduler_service.messages import Declaration, Delta, Open, PublishedMessage, Snapshot
 from scheduler_service.outcomes import OutcomeLog
 from scheduler_service.pairing import Evidence
-from scheduler_service.planner import Plan, make_plan
+from scheduler_service.incremental import IncrementalPlanner
+from scheduler_service.planner import Plan
 from scheduler_service.settings import SchedulerSettings
 from scheduler_service.state import EngineState
 from sidecar.errors import Refused
@@ -40,7 +41,8 @@ class EngineSession:
         self.engine_id, self.epoch = opened.engine_id, opened.epoch
         self._settings = settings
         self.store_connected = False
-        self._state = EngineState(opened.capacity, settings.assumptions)
+        self._state = EngineState(opened.capacity, settings.assumptions, settings.tenant_weights)
+        self._planner = IncrementalPlanner(self._state.requests, settings.limits)
         self._check_room(opened.requests, "open.requests")
         self._state.declare(opened.requests)
         self._freshness = Freshness()
@@ -129,10 +131,11 @@ class EngineSession:
             self._withheld("unanswered")
             return None
         with metrics.PLAN_SECONDS.time():
-            plan = make_plan(self._state.view(), choice, self._settings.limits)
+            plan = self._planner.plan(self._state.view(time.time(), choice.overtaking_s), choice)
         self._number += 1
         metrics.PLANS.labels(self.engine_id, choice.policy, choice.predictor).inc()
         metrics.PREEMPTIONS.labels(self.engine_id).inc(len(plan.preemptions))
+        metrics.PREEMPTION_LIMIT.labels(self.engine_id).set(plan.preemption_limit)
         metrics.FALLBACKS.labels(self.engine_id).inc(plan.fallbacks)
         return NumberedPlan(plan, self._number, ttl_ms)
 

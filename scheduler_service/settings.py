@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from scheduler_service.aging import Aging
 from scheduler_service.choice import PolicyChoice
 from scheduler_service.pairing import PAIRINGS
 from scheduler_service.planner import PlannerLimits
@@ -22,7 +25,7 @@ class SchedulerSettings(ServerSettings):
     port: int = Field(default=50062, ge=0, le=65535)
     """TCP port of the gRPC server; 0: any free one."""
     policy: str = "trail"
-    """Policy of engines that nobody chose another for: fcfs, sjf, srpt or trail."""
+    """Policy of engines that nobody chose another for; `trail simulate --list-policies` names them."""
     predictor: str = "per_step"
     """Predictor that the policy is paired with: per_step, prompt_only, shuffled or oracle."""
     preemption_limit: float = Field(default=0.8, ge=0, le=1)
@@ -31,6 +34,22 @@ class SchedulerSettings(ServerSettings):
     """Preempt only where the expected gain exceeds the recompute cost by this factor."""
     max_preemptions: int = Field(default=3, ge=0)
     """Preemptions that one request may suffer."""
+    aging: Aging = "exponential"
+    """What waiting is worth: none, linear or exponential."""
+    aging_s: float = Field(default=7.0, ge=1e-3, allow_inf_nan=False)
+    """Seconds of waiting in which the service that counts shrinks by e; linear: that weigh as much as one of service."""
+    overtaking_s: float = Field(default=60.0, ge=0, allow_inf_nan=False)
+    """Service that later arrivals may get before a waiting request, seconds of the engine; 0: no bound."""
+    preemption_ratio: float = Field(default=4.0, ge=1, allow_inf_nan=False)
+    """A victim has at least this many times the service before it that its beneficiary has."""
+    least_preemption_limit: float | None = Field(default=None, ge=0, le=1)
+    """Where c may fall to by itself as memory fills and recompute rises; unset: c stays."""
+    deadline_slack_s: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Requests that can just meet their deadline, with less than this to spare, go ahead; 0: deadlines do not count."""
+    fair_share: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Seconds by which a request counts as later for each second that its tenant was served lately; 0: all are equal."""
+    tenant_weights: dict[str, float] = Field(default_factory=dict)
+    """Weight of each tenant in a fair share, as JSON; 1 for those that are not named."""
     max_preemptions_per_plan: int = Field(default=4, ge=0)
     """Preemptions that one plan may ask for."""
     waiting_head: int = Field(default=256, ge=1)
@@ -57,6 +76,14 @@ class SchedulerSettings(ServerSettings):
     def _known_policy(cls, value: str) -> str:
         return _one_of(value, tuple(POLICIES))
 
+    @field_validator("tenant_weights")
+    @classmethod
+    def _positive_weights(cls, value: dict[str, float]) -> dict[str, float]:
+        wrong = [name for name, weight in value.items() if not 0 < weight < float("inf")]
+        if wrong:
+            raise ValueError(f"the weight of {wrong[0]!r} must be more than 0")
+        return value
+
     @field_validator("predictor")
     @classmethod
     def _known_predictor(cls, value: str) -> str:
@@ -65,9 +92,7 @@ class SchedulerSettings(ServerSettings):
     @property
     def choice(self) -> PolicyChoice:
         """The default policy."""
-        return PolicyChoice(
-            self.policy, self.predictor, self.preemption_limit, self.preemption_margin, self.max_preemptions
-        )
+        return PolicyChoice(**{field.name: getattr(self, field.name) for field in fields(PolicyChoice)})
 
     @property
     def limits(self) -> PlannerLimits:

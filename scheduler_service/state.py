@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +19,12 @@ from scheduler_service.messages import (
     Running,
     Snapshot,
 )
-from scheduler_service.pace import Pace
+from scheduler_service.overtaking import Overtaking
+from scheduler_service.pace import Pace, Steady
+from scheduler_service.recompute import RecomputeShare
 from scheduler_service.table import RequestTable
-from scheduler_service.view import ROW, Capacity, EngineView, Ints
+from scheduler_service.tenants import TenantService
+from scheduler_service.view import Capacity, EngineView, Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +39,22 @@ class Assumptions:
 class EngineState:
     """Everything known about one engine's living requests."""
 
-    def __init__(self, capacity: Capacity, assumptions: Assumptions | None = None) -> None:
+    def __init__(
+        self,
+        capacity: Capacity,
+        assumptions: Assumptions | None = None,
+        tenant_weights: Mapping[str, float] | None = None,
+    ) -> None:
         assumed = assumptions or Assumptions()
         self.capacity = capacity
         self.requests = RequestTable()
         self.step = -1
         self.free_kv_blocks = capacity.kv_blocks
         self._pace = Pace(assumed.step_duration_s, assumed.prefill_tokens_per_s)
+        self._steady_step_s, self._steady_prefill, self._steady_output = Steady(), Steady(), Steady()
+        self._recompute = RecomputeShare()
+        self._overtaking = Overtaking(capacity.max_running_requests)
+        self._tenants = TenantService(capacity.max_running_requests, tenant_weights or {})
         self._inbox = PredictionInbox(self.requests, Lender())
         self._finished = 0
         self._mean_output_tokens = assumed.output_tokens
@@ -51,6 +63,8 @@ class EngineState:
         """Add waiting requests; True where one of them has no prediction yet."""
         unpredicted = False
         for request in requests:
+            if request.handle not in self.requests:
+                self._overtaking.arrived(request.arrival_s, request.handle)
             row = self.requests.add(request)
             self._inbox.deliver(request)
             unpredicted |= bool(self.requests.rows["predicted_at_age"][row] < 0)
@@ -66,11 +80,11 @@ class EngineState:
         unknown = self._preempt(delta.preempted)
         progressed = False
         if delta.running is not None:
-            before = self.requests.rows["computed_tokens"].copy()
-            progressed, missing = self._run(delta.running)
-            unknown += missing
+            batch = self.requests.rows_of(delta.running.handles.tolist())
+            unknown += int((batch < 0).sum())
+            gained, progressed = self._run(delta.running, batch)
             if delta.step_duration_s > 0:
-                self._measure(before, steps, delta.step_duration_s)
+                self._measure(batch[batch >= 0], gained, steps, delta.step_duration_s)
         finished = tuple(filter(None, map(self._finish, delta.finished)))
         unknown += len(delta.finished) - len(finished)
         return Applied(progressed, unpredicted, unknown, finished=finished)
@@ -83,44 +97,56 @@ class EngineState:
         """Take in what the store holds; returns how many of its records could be used."""
         return self._inbox.stored(snapshot)
 
-    def view(self) -> EngineView:
-        """A copy that nothing changes any more."""
+    def view(self, now_s: float = 0.0, overtaking_s: float = 0.0) -> EngineView:
+        """What is known, until the next change; ``overtaking_s`` is the bound of overtaking, 0: none."""
         rows = self.requests.rows
         return EngineView(
-            **{name: np.ascontiguousarray(rows[name]) for name in ROW.names or ()},
+            **rows,
             capacity=self.capacity,
             free_kv_blocks=self.free_kv_blocks,
-            step_duration_s=self._pace.step_duration_s,
-            prefill_tokens_per_s=self._pace.prefill_tokens_per_s,
-            mean_output_tokens=self._mean_output_tokens,
+            step_duration_s=self._steady_step_s.told(self._pace.step_duration_s),
+            prefill_tokens_per_s=self._steady_prefill.told(self._pace.prefill_tokens_per_s),
+            mean_output_tokens=self._steady_output.told(self._mean_output_tokens),
             step=self.step,
+            now_s=now_s,
+            overtaken_before_s=self._overtaking.let_ahead(overtaking_s, float(rows["arrival_s"].min(initial=np.inf))),
+            tenant_service_s=self._tenants.service_s,
+            recompute_share=self._recompute.share,
         )
 
     def _preempt(self, handles: Iterable[int]) -> int:
         rows = self.requests.rows_of(handles)
         rows, unknown = rows[rows >= 0], int((rows < 0).sum())
         table = self.requests.rows
+        self._recompute.lost(int(table["computed_tokens"][rows].sum()))
+        self.requests.touch(rows)
         table["running"][rows] = False
         table["computed_tokens"][rows] = 0
         table["age_at_preemption"][rows] = table["age"][rows]
         table["preemptions"][rows] += 1
         return unknown
 
-    def _run(self, running: Running) -> tuple[bool, int]:
-        rows = self.requests.rows_of(running.handles.tolist())
-        known = rows >= 0
-        rows, table = rows[known], self.requests.rows
+    def _run(self, running: Running, batch: Ints) -> tuple[Ints, bool]:
+        """Tokens that each known row [running] computed since the last report, and whether one generated any."""
+        known = batch >= 0
+        rows, table = batch[known], self.requests.rows
+        gained = np.maximum(running.computed_tokens[known] - table["computed_tokens"][rows], 0)
         progressed = bool((running.ages[known] > table["age"][rows]).any())
-        table["running"] = False
+        self.requests.touch(np.flatnonzero(table["running"]))
+        self.requests.touch(rows)
+        table["running"][:] = False
         table["running"][rows] = True
         # Reports may overtake each other inside an engine, but a request never loses a token it generated.
         table["age"][rows] = np.maximum(running.ages[known], table["age"][rows])
         table["computed_tokens"][rows] = running.computed_tokens[known]
-        return progressed, int((~known).sum())
+        return gained, progressed
 
-    def _measure(self, computed_before: Ints, steps: int, duration_s: float) -> None:
+    def _measure(self, rows: Ints, gained: Ints, steps: int, duration_s: float) -> None:
+        """Takes in what a step of ``duration_s`` did for the requests that ran in it."""
         table = self.requests.rows
-        gained = np.maximum(table["computed_tokens"] - computed_before, 0)[table["running"]]
+        self._overtaking.served(table["handle"][rows], table["arrival_s"][rows], steps * duration_s)
+        self._tenants.served(table["tenant"][rows], steps * duration_s)
+        self._recompute.computed(int(gained.sum()))
         prefill_tokens = int(np.maximum(gained - steps, 0).sum())
         # More than the budget cannot have been computed: the rest came from the prefix cache. Prefill that is
         # spread over several steps cannot be set against the duration of the newest.
@@ -132,10 +158,10 @@ class EngineState:
         """Forget a request that ended; None where it was not alive."""
         if outcome.handle not in self.requests:
             return None
-        row = self.requests.rows[self.requests.row(outcome.handle)]
-        told = {name: float(row[name]) for name in ("r0", "r1", "mean")}
+        row, rows = self.requests.row(outcome.handle), self.requests.rows
+        told = {name: float(rows[name][row]) for name in ("r0", "r1", "mean")}
         declaration = self.requests.declaration(outcome.handle)
-        finished = Finished(declaration, outcome, **told, predicted_at_age=int(row["predicted_at_age"]))
+        finished = Finished(declaration, outcome, **told, predicted_at_age=int(rows["predicted_at_age"][row]))
         if outcome.reason in ("stop", "length"):
             self._finished += 1
             self._mean_output_tokens += (outcome.output_tokens - self._mean_output_tokens) / self._finished

@@ -1,20 +1,32 @@
-"""The living requests of one engine as dense rows of one structured array."""
+"""The living requests of one engine as dense rows, one array a column."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from scheduler_service.messages import Declaration
+from scheduler_service.tenants import tenant_of
 from scheduler_service.view import ROW, Ints
+
+Columns = dict[str, npt.NDArray[Any]]
+_FIRST_ROWS = 64
 
 
 class RequestTable:
-    """Rows 0 to len - 1 are alive; a removed row is filled by the last one, so row numbers do not last."""
+    """Rows 0 to len - 1 are alive; a removed row is filled by the last one, so row numbers do not last.
+
+    Whoever writes to rows says so with `touch`: a planner that keeps ranks makes those of touched rows anew.
+    """
 
     def __init__(self) -> None:
-        self._rows = np.zeros(64, dtype=ROW)
+        self._columns: Columns = {name: np.zeros(_FIRST_ROWS, ROW[name]) for name in ROW.names or ()}
+        self._touched = np.ones(_FIRST_ROWS, np.bool_)
+        self._key = np.zeros(_FIRST_ROWS)
+        self._tier = np.zeros(_FIRST_ROWS, np.int64)
         self._declared: list[Declaration] = []
         self._row_of_handle: dict[int, int] = {}
         self._handle_of_id: dict[str, int] = {}
@@ -26,9 +38,28 @@ class RequestTable:
         return handle in self._row_of_handle
 
     @property
-    def rows(self) -> np.ndarray[tuple[int, ...], np.dtype[np.void]]:
-        """The living rows, [N] of `ROW`; writing changes the table."""
-        return self._rows[: len(self)]
+    def rows(self) -> Columns:
+        """The living rows, [N] of each column of `ROW`; writing changes the table."""
+        return {name: column[: len(self)] for name, column in self._columns.items()}
+
+    @property
+    def touched(self) -> npt.NDArray[np.bool_]:
+        """[N]: written to since the planner cleared it."""
+        return self._touched[: len(self)]
+
+    @property
+    def key(self) -> npt.NDArray[np.float64]:
+        """[N] what a planner orders by, kept beside the row it belongs to."""
+        return self._key[: len(self)]
+
+    @property
+    def tier(self) -> Ints:
+        """[N] what a planner orders by first, likewise."""
+        return self._tier[: len(self)]
+
+    def touch(self, rows: Ints) -> None:
+        """Say that these rows were written to."""
+        self._touched[rows] = True
 
     def row(self, handle: int) -> int:
         """Row of a handle, -1 where it is not alive."""
@@ -52,17 +83,26 @@ class RequestTable:
         if request.handle in self._row_of_handle:
             return self._row_of_handle[request.handle]
         row = len(self)
-        if row == self._rows.size:
-            self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
+        if row == self._touched.size:
+            self._grow()
         self._declared.append(request)
         self._row_of_handle[request.handle] = row
         self._handle_of_id[request.request_id] = request.handle
-        self._rows[row] = np.zeros((), dtype=ROW)
-        new = self._rows[row]
-        new["handle"], new["arrival_s"], new["age"] = request.handle, request.arrival_s, request.age
-        new["prompt_tokens"], new["priority"] = request.prompt_tokens, request.priority
-        new["declared_output_tokens"] = request.declared_output_tokens
-        new["predicted_at_age"] = new["age_at_preemption"] = -1
+        told = {
+            "handle": request.handle,
+            "arrival_s": request.arrival_s,
+            "age": request.age,
+            "prompt_tokens": request.prompt_tokens,
+            "priority": request.priority,
+            "deadline_s": request.deadline_s,
+            "tenant": tenant_of(request.tenant),
+            "declared_output_tokens": request.declared_output_tokens,
+            "predicted_at_age": -1,
+            "age_at_preemption": -1,
+        }
+        for name, column in self._columns.items():
+            column[row] = told.get(name, 0)
+        self._touched[row] = True
         return row
 
     def remove(self, handle: int) -> bool:
@@ -72,8 +112,16 @@ class RequestTable:
             return False
         self._handle_of_id.pop(self._declared[row].request_id, None)
         last = self._declared.pop()
-        if row < len(self._declared):
+        end = len(self._declared)
+        if row < end:
             self._declared[row] = last
-            self._rows[row] = self._rows[len(self._declared)]
             self._row_of_handle[last.handle] = row
+            for column in (*self._columns.values(), self._touched, self._key, self._tier):
+                column[row] = column[end]
         return True
+
+    def _grow(self) -> None:
+        self._columns = {name: np.concatenate([each, np.zeros_like(each)]) for name, each in self._columns.items()}
+        self._touched = np.concatenate([self._touched, np.ones_like(self._touched)])
+        self._key = np.concatenate([self._key, np.zeros_like(self._key)])
+        self._tier = np.concatenate([self._tier, np.zeros_like(self._tier)])

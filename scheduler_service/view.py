@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ ROW = np.dtype(
         ("computed_tokens", np.int64),
         ("age", np.int64),
         ("priority", np.int64),
+        ("deadline_s", np.float64),
+        ("tenant", np.int64),
         ("declared_output_tokens", np.int64),
         ("r0", np.float64),
         ("r1", np.float64),
@@ -31,7 +34,7 @@ ROW = np.dtype(
         ("age_at_preemption", np.int64),
     ]
 )
-"""One living request. `predicted_at_age` and `age_at_preemption` are -1 where there was none."""
+"""One living request. `predicted_at_age` and `age_at_preemption` are -1 where there was none, `deadline_s` is 0."""
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -55,7 +58,9 @@ class EngineView:
 
     Lengths and ages are in tokens. `r0` and `r1` are predicted totals (0: none yet), `borrowed_r` is the
     total that another request was predicted (0: none yet). `mean`, `median`, `p10` and `p90` are tokens still to come
-    after `predicted_at_age`; they mean nothing where that is -1.
+    after `predicted_at_age`; they mean nothing where that is -1. `arrival_s`, `deadline_s` and `now_s` are of one clock.
+
+    The arrays may be the state's own: a view holds until the state changes.
     """
 
     handle: Handles
@@ -65,6 +70,8 @@ class EngineView:
     computed_tokens: Ints
     age: Ints
     priority: Ints
+    deadline_s: Floats
+    tenant: Ints
     declared_output_tokens: Ints
     r0: Floats
     r1: Floats
@@ -83,6 +90,14 @@ class EngineView:
     prefill_tokens_per_s: float = 4000.0
     mean_output_tokens: float = 128.0
     step: int = -1
+    now_s: float = 0.0
+    """Time of the plan."""
+    overtaken_before_s: float = -math.inf
+    """Who arrived up to then has been overtaken by as much service as may be (`overtaking`)."""
+    tenant_service_s: Floats = field(default_factory=lambda: np.zeros(1))
+    """[tenants] what each was served lately, seconds of the whole engine over its weight (`tenants`)."""
+    recompute_share: float = 0.0
+    """Of the tokens computed lately, how many had been computed before."""
 
     def __len__(self) -> int:
         return int(self.handle.size)
@@ -90,6 +105,11 @@ class EngineView:
     def take(self, rows: Ints) -> EngineView:
         """The same engine with its requests picked, or reordered, by row number."""
         return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in ROW.names or ()})
+
+    @property
+    def kv_used_share(self) -> float:
+        """Of the KV blocks, how many are taken; 0 where the engine did not tell."""
+        return 1 - self.free_kv_blocks / self.capacity.kv_blocks if self.capacity.kv_blocks else 0.0
 
     def kv_blocks_of(self, tokens: Ints) -> Ints:
         """Blocks that so many tokens fill; 0 where the engine did not tell its block size."""

@@ -64,6 +64,7 @@ def _declaration(message: engine_pb2.RequestDeclaration, field: str) -> Declarat
         arrival_s=_finite(message.arrival_time_s, f"{field}.arrival_time_s"),
         priority=message.priority,
         tenant=message.tenant,
+        deadline_s=_finite(message.deadline_s, f"{field}.deadline_s"),
         declared_output_tokens=message.declared_output_tokens,
     )
 

@@ -12,25 +12,39 @@ from scheduler_service.planner import Plan
 from trail.v1 import engine_pb2, scheduler_pb2
 
 NO_PREDICTION = 2**32 - 1
+_NAMES = ("policy", "predictor", "aging")
+_NUMBERS = (
+    "preemption_limit",
+    "preemption_margin",
+    "aging_s",
+    "overtaking_s",
+    "preemption_ratio",
+    "least_preemption_limit",
+    "deadline_slack_s",
+    "fair_share",
+)
 
 
 def changed(current: PolicyChoice, message: scheduler_pb2.PolicySettings) -> PolicyChoice:
     """`current` with what the message sets; what it leaves out stays. Raises InvalidField."""
-    given: dict[str, object] = {
-        name: getattr(message, name) for name in ("policy", "predictor") if getattr(message, name)
-    }
-    for name in ("preemption_limit", "preemption_margin"):
+    given: dict[str, object] = {name: getattr(message, name) for name in _NAMES if getattr(message, name)}
+    for name in _NUMBERS:
         if message.HasField(name):
             # Single precision on the wire: 0.8 shall come back as 0.8, not as 0.800000011920929.
             given[name] = float(f"{getattr(message, name):.7g}")
     if message.HasField("max_preemptions"):
         given["max_preemptions"] = message.max_preemptions
+    if message.HasField("least_preemption_limit") and message.least_preemption_limit < 0:
+        given["least_preemption_limit"] = None
     return dataclasses.replace(current, **given)  # type: ignore[arg-type]
 
 
 def settings(choice: PolicyChoice) -> scheduler_pb2.PolicySettings:
     """A choice as the contract tells it."""
-    return scheduler_pb2.PolicySettings(**dataclasses.asdict(choice))
+    told = dataclasses.asdict(choice)
+    if choice.least_preemption_limit is None:
+        told["least_preemption_limit"] = -1.0
+    return scheduler_pb2.PolicySettings(**told)
 
 
 def epoch(value: Epoch) -> engine_pb2.Epoch:

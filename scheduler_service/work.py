@@ -13,15 +13,20 @@ Unit = Literal["seconds", "tokens"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Work:
-    """Arrays [N], all in the same unit.
+    """Arrays [N], all in the same unit, which is ``unit_s`` seconds; a generated token is ``per_token`` of it.
 
-    `remaining` service until the request ends, recompute included; `total` service of the whole request as it
-    was expected when it came; `recompute` how long computing its tokens again would take.
+    `remaining` service until the request ends, recompute included; `expected` the same by the mean of what was
+    predicted; `total` service of the whole request as it was expected when it came; `attained` what it had so far;
+    `recompute` how long computing its tokens again would take.
     """
 
     remaining: Floats
+    expected: Floats
     total: Floats
+    attained: Floats
     recompute: Floats
+    unit_s: float = 1.0
+    per_token: float = 1.0
 
 
 def expected_work(view: EngineView, lengths: Lengths, unit: Unit) -> Work:
@@ -32,12 +37,17 @@ def expected_work(view: EngineView, lengths: Lengths, unit: Unit) -> Work:
     step_s, rate = view.step_duration_s, view.prefill_tokens_per_s
     recompute_s = view.computed_tokens / rate
     if unit == "tokens":
-        return Work(lengths.remaining, lengths.total, recompute_s / step_s)
+        age = view.age.astype(float)
+        return Work(lengths.remaining, lengths.expected, lengths.total, age, recompute_s / step_s, unit_s=step_s)
     # The newest generated token's KV entry is made by the decode step that `remaining` counts already.
     to_compute = view.prompt_tokens + view.age - (view.age > 0) - view.computed_tokens
     prefill_s = to_compute.clip(min=0) / rate
+    prompt_s = view.prompt_tokens / rate
     return Work(
         prefill_s + lengths.remaining * step_s,
-        view.prompt_tokens / rate + lengths.total * step_s,
+        prefill_s + lengths.expected * step_s,
+        prompt_s + lengths.total * step_s,
+        (view.age > 0) * prompt_s + view.age * step_s,
         recompute_s,
+        per_token=step_s,
     )

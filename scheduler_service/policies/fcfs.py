@@ -9,9 +9,8 @@ from scheduler_service.work import Work
 
 
 def rank(view: EngineView, lengths: Lengths, work: Work, limit: float) -> Ranking:
-    """Seconds after the oldest living request: small numbers survive the plan's single precision."""
-    oldest_s = view.arrival_s.min(initial=float("inf"))
-    return Ranking.without_preemption(view.arrival_s - oldest_s)
+    """Time of arrival."""
+    return Ranking.without_preemption(view.arrival_s)
 
 
 POLICY = Policy("fcfs", rank, uses_predictions=False)

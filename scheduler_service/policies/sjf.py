@@ -13,4 +13,4 @@ def rank(view: EngineView, lengths: Lengths, work: Work, limit: float) -> Rankin
     return Ranking.without_preemption(work.total)
 
 
-POLICY = Policy("sjf", rank)
+POLICY = Policy("sjf", rank, ages=True)

@@ -21,7 +21,7 @@ def cut_off_age(lengths: Lengths, limit: float) -> Ints:
 
 
 def rank(view: EngineView, lengths: Lengths, work: Work, limit: float) -> Ranking:
-    """Remaining service before the cut-off; from there on negative, shortest first among themselves.
+    """Remaining service before the cut-off; whoever is past it goes ahead, shortest first among themselves.
 
     A request that has never run has no age to be past: with c = 0 the waiting ones keep their order. One that
     the engine evicted past its cut-off has, and goes to the front of the queue.
@@ -29,8 +29,7 @@ def rank(view: EngineView, lengths: Lengths, work: Work, limit: float) -> Rankin
     cut_off = cut_off_age(lengths, limit)
     begun = view.running | (view.age > 0) | (view.preemptions > 0)
     past = begun & (view.age >= cut_off)
-    ranks = np.where(past, -1 / (1 + work.remaining), work.remaining)
-    return Ranking(ranks, view.running & ~past, cut_off)
+    return Ranking(work.remaining, -past.astype(np.int64), view.running & ~past, cut_off)
 
 
-POLICY = Policy("trail", rank)
+POLICY = Policy("trail", rank, ages=True)

@@ -460,8 +460,15 @@ class PolicySettings(_message.Message):
     PREEMPTION_LIMIT_FIELD_NUMBER: _builtins.int
     PREEMPTION_MARGIN_FIELD_NUMBER: _builtins.int
     MAX_PREEMPTIONS_FIELD_NUMBER: _builtins.int
+    AGING_FIELD_NUMBER: _builtins.int
+    AGING_S_FIELD_NUMBER: _builtins.int
+    OVERTAKING_S_FIELD_NUMBER: _builtins.int
+    PREEMPTION_RATIO_FIELD_NUMBER: _builtins.int
+    LEAST_PREEMPTION_LIMIT_FIELD_NUMBER: _builtins.int
+    DEADLINE_SLACK_S_FIELD_NUMBER: _builtins.int
+    FAIR_SHARE_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
-    """fcfs, sjf, srpt, trail"""
+    """A name that ListPolicies tells."""
     predictor: _builtins.str
     """per_step, prompt_only, shuffled, oracle"""
     preemption_limit: _builtins.float
@@ -470,6 +477,20 @@ class PolicySettings(_message.Message):
     """Preempt only where the expected gain exceeds the expected cost by this factor."""
     max_preemptions: _builtins.int
     """Preemptions that one request may suffer."""
+    aging: _builtins.str
+    """What waiting is worth: none, linear, exponential."""
+    aging_s: _builtins.float
+    """Seconds of waiting in which the service that counts shrinks by e, or that weigh as much as one of service."""
+    overtaking_s: _builtins.float
+    """Service that later arrivals may get before a waiting request, seconds of the engine; 0: no bound."""
+    preemption_ratio: _builtins.float
+    """A victim has at least this many times the service before it that its beneficiary has."""
+    least_preemption_limit: _builtins.float
+    """Where the preemption limit may fall to by itself as memory fills; negative: it stays."""
+    deadline_slack_s: _builtins.float
+    """Requests that can just meet their deadline, with less than this to spare, go ahead; 0: deadlines do not count."""
+    fair_share: _builtins.float
+    """Seconds by which a request counts as later for each second that its tenant was served lately."""
     def __init__(
         self,
         *,
@@ -478,23 +499,54 @@ class PolicySettings(_message.Message):
         preemption_limit: _builtins.float | None = ...,
         preemption_margin: _builtins.float | None = ...,
         max_preemptions: _builtins.int | None = ...,
+        aging: _builtins.str = ...,
+        aging_s: _builtins.float | None = ...,
+        overtaking_s: _builtins.float | None = ...,
+        preemption_ratio: _builtins.float | None = ...,
+        least_preemption_limit: _builtins.float | None = ...,
+        deadline_slack_s: _builtins.float | None = ...,
+        fair_share: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_preemptions", b"_max_preemptions", "_preemption_limit", b"_preemption_limit", "_preemption_margin", b"_preemption_margin", "max_preemptions", b"max_preemptions", "preemption_limit", b"preemption_limit", "preemption_margin", b"preemption_margin"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_aging_s", b"_aging_s", "_deadline_slack_s", b"_deadline_slack_s", "_fair_share", b"_fair_share", "_least_preemption_limit", b"_least_preemption_limit", "_max_preemptions", b"_max_preemptions", "_overtaking_s", b"_overtaking_s", "_preemption_limit", b"_preemption_limit", "_preemption_margin", b"_preemption_margin", "_preemption_ratio", b"_preemption_ratio", "aging_s", b"aging_s", "deadline_slack_s", b"deadline_slack_s", "fair_share", b"fair_share", "least_preemption_limit", b"least_preemption_limit", "max_preemptions", b"max_preemptions", "overtaking_s", b"overtaking_s", "preemption_limit", b"preemption_limit", "preemption_margin", b"preemption_margin", "preemption_ratio", b"preemption_ratio"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_preemptions", b"_max_preemptions", "_preemption_limit", b"_preemption_limit", "_preemption_margin", b"_preemption_margin", "max_preemptions", b"max_preemptions", "policy", b"policy", "predictor", b"predictor", "preemption_limit", b"preemption_limit", "preemption_margin", b"preemption_margin"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aging_s", b"_aging_s", "_deadline_slack_s", b"_deadline_slack_s", "_fair_share", b"_fair_share", "_least_preemption_limit", b"_least_preemption_limit", "_max_preemptions", b"_max_preemptions", "_overtaking_s", b"_overtaking_s", "_preemption_limit", b"_preemption_limit", "_preemption_margin", b"_preemption_margin", "_preemption_ratio", b"_preemption_ratio", "aging", b"aging", "aging_s", b"aging_s", "deadline_slack_s", b"deadline_slack_s", "fair_share", b"fair_share", "least_preemption_limit", b"least_preemption_limit", "max_preemptions", b"max_preemptions", "overtaking_s", b"overtaking_s", "policy", b"policy", "predictor", b"predictor", "preemption_limit", b"preemption_limit", "preemption_margin", b"preemption_margin", "preemption_ratio", b"preemption_ratio"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__aging_s: _TypeAlias = _typing.Literal["aging_s"]  # noqa: Y015
+    _WhichOneofArgType__aging_s: _TypeAlias = _typing.Literal["_aging_s", b"_aging_s"]  # noqa: Y015
+    _WhichOneofReturnType__deadline_slack_s: _TypeAlias = _typing.Literal["deadline_slack_s"]  # noqa: Y015
+    _WhichOneofArgType__deadline_slack_s: _TypeAlias = _typing.Literal["_deadline_slack_s", b"_deadline_slack_s"]  # noqa: Y015
+    _WhichOneofReturnType__fair_share: _TypeAlias = _typing.Literal["fair_share"]  # noqa: Y015
+    _WhichOneofArgType__fair_share: _TypeAlias = _typing.Literal["_fair_share", b"_fair_share"]  # noqa: Y015
+    _WhichOneofReturnType__least_preemption_limit: _TypeAlias = _typing.Literal["least_preemption_limit"]  # noqa: Y015
+    _WhichOneofArgType__least_preemption_limit: _TypeAlias = _typing.Literal["_least_preemption_limit", b"_least_preemption_limit"]  # noqa: Y015
     _WhichOneofReturnType__max_preemptions: _TypeAlias = _typing.Literal["max_preemptions"]  # noqa: Y015
     _WhichOneofArgType__max_preemptions: _TypeAlias = _typing.Literal["_max_preemptions", b"_max_preemptions"]  # noqa: Y015
+    _WhichOneofReturnType__overtaking_s: _TypeAlias = _typing.Literal["overtaking_s"]  # noqa: Y015
+    _WhichOneofArgType__overtaking_s: _TypeAlias = _typing.Literal["_overtaking_s", b"_overtaking_s"]  # noqa: Y015
     _WhichOneofReturnType__preemption_limit: _TypeAlias = _typing.Literal["preemption_limit"]  # noqa: Y015
     _WhichOneofArgType__preemption_limit: _TypeAlias = _typing.Literal["_preemption_limit", b"_preemption_limit"]  # noqa: Y015
     _WhichOneofReturnType__preemption_margin: _TypeAlias = _typing.Literal["preemption_margin"]  # noqa: Y015
     _WhichOneofArgType__preemption_margin: _TypeAlias = _typing.Literal["_preemption_margin", b"_preemption_margin"]  # noqa: Y015
+    _WhichOneofReturnType__preemption_ratio: _TypeAlias = _typing.Literal["preemption_ratio"]  # noqa: Y015
+    _WhichOneofArgType__preemption_ratio: _TypeAlias = _typing.Literal["_preemption_ratio", b"_preemption_ratio"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__aging_s) -> _WhichOneofReturnType__aging_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deadline_slack_s) -> _WhichOneofReturnType__deadline_slack_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fair_share) -> _WhichOneofReturnType__fair_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__least_preemption_limit) -> _WhichOneofReturnType__least_preemption_limit | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_preemptions) -> _WhichOneofReturnType__max_preemptions | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overtaking_s) -> _WhichOneofReturnType__overtaking_s | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__preemption_limit) -> _WhichOneofReturnType__preemption_limit | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__preemption_margin) -> _WhichOneofReturnType__preemption_margin | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__preemption_ratio) -> _WhichOneofReturnType__preemption_ratio | None: ...
 
 Global___PolicySettings: _TypeAlias = PolicySettings  # noqa: Y015
 

@@ -10,7 +10,8 @@ from engine_adapter.board import BoardPlan
 from engine_adapter.simulated.request import SimulatedRequest
 from engine_adapter.simulated.step_result import StepResult
 from scheduler_service.messages import Declaration, Delta, Epoch, Outcome, Predictions, PublishedMessage, Running
-from scheduler_service.planner import Plan, make_plan
+from scheduler_service.incremental import IncrementalPlanner
+from scheduler_service.planner import Plan
 from scheduler_service.state import EngineState
 from scheduler_service.view import Capacity
 from sidecar.cli.simulate.arms import Arm
@@ -30,8 +31,9 @@ class Planning:
 
     def __init__(self, arm: Arm, capacity: Capacity, paths: Paths, every: int, delay_steps: int) -> None:
         assert arm.choice is not None  # noqa: S101
-        self._choice, self._limits, self._declares = arm.choice, arm.limits, arm.sees_true_lengths
+        self._choice, self._declares = arm.choice, arm.sees_true_lengths
         self._state = EngineState(capacity)
+        self._planner = IncrementalPlanner(self._state.requests, arm.limits)
         self._paths = paths
         self._every, self._delay_steps = every, delay_steps
         self._plans: deque[tuple[int, BoardPlan]] = deque()
@@ -63,7 +65,7 @@ class Planning:
         self._state.apply(self._delta(step, result, last_duration_s, free_kv_blocks))
         if step % self._every == 0 and not self._idle(result, waiting, free_kv_blocks):
             self._predict(*self._tapped)
-            plan = make_plan(self._state.view(), self._choice, self._limits)
+            plan = self._planner.plan(self._state.view(end_s, self._choice.overtaking_s), self._choice)
             self._plans.append((step, board_plan(plan, step + 1)))
         rows = np.flatnonzero(result.made)
         self._tapped = result.handles[rows].astype(np.int64) - 1, result.ages[rows]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scheduler_service.choice import PolicyChoice
-from scheduler_service.planner import Plan, PlannerLimits, make_plan
+from scheduler_service.planner import Plan, PlannerLimits, make_plan, rank
 from scheduler_service.policies import NO_GUARD, Ranking
 from scheduler_service.preemption import PlannedPreemption, choose_preemptions
 from scheduler_service.view import Capacity, EngineView
@@ -34,7 +34,8 @@ def test_prefill_still_to_do_counts_in_seconds_and_not_in_tokens():
     view = view_of(long_prompt, waiting(20), prefill_tokens_per_s=4000.0, step_duration_s=0.02)
     assert plan(view).handles.tolist() == [2, 1]
     assert plan(view, PlannerLimits(unit="tokens")).handles.tolist() == [1, 2]
-    assert plan(view).ranks.tolist() == pytest.approx([20 * 0.02 + 10 / 4000, 10 * 0.02 + 10])
+    seconds = rank(view, PolicyChoice(aging="none"), "seconds").ranking.ranks
+    assert seconds.tolist() == pytest.approx([10 * 0.02 + 10, 20 * 0.02 + 10 / 4000])
 
 
 def test_a_request_evicted_past_its_cut_off_goes_to_the_front_and_a_new_one_does_not():
@@ -56,10 +57,11 @@ def test_nobody_is_preempted_while_there_is_a_free_place():
 
 def test_a_shorter_request_takes_no_place_from_one_that_its_policy_ranks_before_it():
     view = view_of(running(2, 500), waiting(10), capacity=full(1))
-    work = Work(np.array([10.0, 0.2]), np.array([10.0, 0.2]), np.zeros(2))
+    left = np.array([10.0, 0.2])
+    work = Work(left, left, left, np.zeros(2), np.zeros(2))
 
     def chosen(*ranks: float) -> int:
-        ranking = Ranking(np.array(ranks), view.running, np.full(2, NO_GUARD))
+        ranking = Ranking(np.array(ranks), np.zeros(2, np.int64), view.running, np.full(2, NO_GUARD))
         return len(choose_preemptions(view, np.argsort(ranks), ranking, work, PolicyChoice(), 4))
 
     assert chosen(2.0, 1.0) == 1

@@ -57,7 +57,7 @@ def test_a_delta_without_a_batch_says_that_the_batch_did_not_change():
 @pytest.mark.parametrize(
     ("message", "valid"),
     [
-        ({"policy": "best"}, "fcfs, sjf, srpt, trail"),
+        ({"policy": "best"}, "fcfs, priority, sjf, srpt, trail"),
         ({"predictor": "magic"}, "per_step, prompt_only, shuffled, oracle"),
         ({"preemption_limit": 1.5}, "0 to 1"),
         ({"preemption_limit": float("nan")}, "0 to 1"),

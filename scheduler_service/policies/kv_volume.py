@@ -1,0 +1,23 @@
+"""Smallest KV volume first: memory times the time it will be held, for engines that memory limits.
+
+A request of P + a tokens with R to come holds, until its end, the sum of P + a + 1 .. P + a + R tokens of KV memory for a
+step each: R (P + a) + R (R + 1) / 2 token-steps. Told in seconds: the time for which that would fill the whole memory.
+"""
+
+from __future__ import annotations
+
+from scheduler_service.pairing import Lengths
+from scheduler_service.policies.ranking import Policy, Ranking
+from scheduler_service.view import EngineView
+from scheduler_service.work import Work
+
+
+def rank(view: EngineView, lengths: Lengths, work: Work, limit: float) -> Ranking:
+    """Seconds of the whole memory; every running request may lose its place."""
+    held, to_come = view.prompt_tokens + view.age, lengths.remaining
+    token_steps = to_come * (held + (to_come + 1) / 2)
+    memory_tokens = max(view.capacity.kv_blocks * view.capacity.kv_block_tokens, 1)
+    return Ranking.preemptive(token_steps * work.per_token / memory_tokens, view)
+
+
+POLICY = Policy("kv_volume", rank, ages=True)
