@@ -22,13 +22,13 @@ class PolicyChoice:
     predictor: str = "per_step"
     preemption_limit: float = 0.8
     preemption_margin: float = 1.0
-    max_preemptions: int = 3
+    max_preemptions: int = 1
     aging: Aging = "exponential"
-    aging_s: float = 7.0
-    """What waiting weighs (`aging`)."""
+    aging_s: float | None = None
+    """What waiting weighs (`aging`); None: by the mean service."""
     overtaking_s: float = 60.0
     """Service that later arrivals may get before a waiting request, seconds of the engine; 0: no bound."""
-    preemption_ratio: float = 4.0
+    preemption_ratio: float = 8.0
     """A victim has at least this many times the service before it that its beneficiary has."""
     least_preemption_limit: float | None = None
     """Where c may fall to by itself as memory fills and recompute rises; None: c stays."""
@@ -55,7 +55,7 @@ class PolicyChoice:
             raise InvalidField("policy.least_preemption_limit", f"{least} is not within 0 to preemption_limit")
         for name, at_least in _LEAST.items():
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= at_least):
+            if value is not None and not (math.isfinite(value) and value >= at_least):
                 raise InvalidField(f"policy.{name}", f"{value} is not {at_least:g} or more")
 
     @property

@@ -44,8 +44,8 @@ class IncrementalPlanner:
     def _stale(self, view: EngineView, choice: PolicyChoice) -> Bools:
         """[N]: rows whose key may have changed since the last plan."""
         policy = POLICIES[choice.policy]
-        basis = (choice, preemption_limit(view, choice), view.step_duration_s, view.prefill_tokens_per_s)
-        basis = (*basis, view.mean_output_tokens)
+        pace = view.step_duration_s, view.prefill_tokens_per_s, view.mean_output_tokens, view.mean_service_s
+        basis = (choice, preemption_limit(view, choice), pace)
         if basis != self._basis or policy.moves or choice.fair_share:
             self._basis = basis
             return np.ones(len(view), dtype=np.bool_)
@@ -68,8 +68,8 @@ class IncrementalPlanner:
             last = np.partition(tier, most - 1)[most - 1]
             before, of_it = np.flatnonzero(tier < last), np.flatnonzero(tier == last)
             best = _least(key[of_it], most - before.size)
-            return waiting[np.concatenate([before, of_it[best]])]
-        return waiting[_least(key, most)]
+            return np.asarray(waiting[np.concatenate([before, of_it[best]])])
+        return np.asarray(waiting[_least(key, most)])
 
 
 def _least(key: Floats, count: int) -> Ints:

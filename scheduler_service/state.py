@@ -52,12 +52,13 @@ class EngineState:
         self.free_kv_blocks = capacity.kv_blocks
         self._pace = Pace(assumed.step_duration_s, assumed.prefill_tokens_per_s)
         self._steady_step_s, self._steady_prefill, self._steady_output = Steady(), Steady(), Steady()
+        self._steady_service_s = Steady()
         self._recompute = RecomputeShare()
         self._overtaking = Overtaking(capacity.max_running_requests)
         self._tenants = TenantService(capacity.max_running_requests, tenant_weights or {})
         self._inbox = PredictionInbox(self.requests, Lender())
         self._finished = 0
-        self._mean_output_tokens = assumed.output_tokens
+        self._mean_output_tokens, self._mean_prompt_tokens = assumed.output_tokens, 0.0
 
     def declare(self, requests: Iterable[Declaration]) -> bool:
         """Add waiting requests; True where one of them has no prediction yet."""
@@ -106,6 +107,7 @@ class EngineState:
             free_kv_blocks=self.free_kv_blocks,
             step_duration_s=self._steady_step_s.told(self._pace.step_duration_s),
             prefill_tokens_per_s=self._steady_prefill.told(self._pace.prefill_tokens_per_s),
+            mean_service_s=self._steady_service_s.told(self._mean_service_s()),
             mean_output_tokens=self._steady_output.told(self._mean_output_tokens),
             step=self.step,
             now_s=now_s,
@@ -113,6 +115,10 @@ class EngineState:
             tenant_service_s=self._tenants.service_s,
             recompute_share=self._recompute.share,
         )
+
+    def _mean_service_s(self) -> float:
+        prefill_s = self._mean_prompt_tokens / self._pace.prefill_tokens_per_s
+        return prefill_s + self._mean_output_tokens * self._pace.step_duration_s
 
     def _preempt(self, handles: Iterable[int]) -> int:
         rows = self.requests.rows_of(handles)
@@ -165,6 +171,7 @@ class EngineState:
         if outcome.reason in ("stop", "length"):
             self._finished += 1
             self._mean_output_tokens += (outcome.output_tokens - self._mean_output_tokens) / self._finished
+            self._mean_prompt_tokens += (declaration.prompt_tokens - self._mean_prompt_tokens) / self._finished
         self.requests.remove(outcome.handle)
         self._inbox.forget(outcome.handle)
         return finished

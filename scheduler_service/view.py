@@ -89,6 +89,8 @@ class EngineView:
     step_duration_s: float = 0.02
     prefill_tokens_per_s: float = 4000.0
     mean_output_tokens: float = 128.0
+    mean_service_s: float = 2.56
+    """Of a request that finished: prefill and decode, without waiting."""
     step: int = -1
     now_s: float = 0.0
     """Time of the plan."""

@@ -12,6 +12,8 @@ from scheduler_service.planner import Plan
 from trail.v1 import engine_pb2, scheduler_pb2
 
 NO_PREDICTION = 2**32 - 1
+_OPTIONAL = ("aging_s", "least_preemption_limit")
+"""None here, negative in the contract."""
 _NAMES = ("policy", "predictor", "aging")
 _NUMBERS = (
     "preemption_limit",
@@ -34,17 +36,14 @@ def changed(current: PolicyChoice, message: scheduler_pb2.PolicySettings) -> Pol
             given[name] = float(f"{getattr(message, name):.7g}")
     if message.HasField("max_preemptions"):
         given["max_preemptions"] = message.max_preemptions
-    if message.HasField("least_preemption_limit") and message.least_preemption_limit < 0:
-        given["least_preemption_limit"] = None
+    given |= {name: None for name in _OPTIONAL if message.HasField(name) and getattr(message, name) < 0}
     return dataclasses.replace(current, **given)  # type: ignore[arg-type]
 
 
 def settings(choice: PolicyChoice) -> scheduler_pb2.PolicySettings:
     """A choice as the contract tells it."""
     told = dataclasses.asdict(choice)
-    if choice.least_preemption_limit is None:
-        told["least_preemption_limit"] = -1.0
-    return scheduler_pb2.PolicySettings(**told)
+    return scheduler_pb2.PolicySettings(**told | {name: -1.0 for name in _OPTIONAL if told[name] is None})
 
 
 def epoch(value: Epoch) -> engine_pb2.Epoch:

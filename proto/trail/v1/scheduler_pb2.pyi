@@ -480,7 +480,9 @@ class PolicySettings(_message.Message):
     aging: _builtins.str
     """What waiting is worth: none, linear, exponential."""
     aging_s: _builtins.float
-    """Seconds of waiting in which the service that counts shrinks by e, or that weigh as much as one of service."""
+    """Seconds of waiting in which the service that counts shrinks by e, or that weigh as much as one of service;
+    negative: by the mean service of a request.
+    """
     overtaking_s: _builtins.float
     """Service that later arrivals may get before a waiting request, seconds of the engine; 0: no bound."""
     preemption_ratio: _builtins.float
