@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -12,10 +13,10 @@ from scheduler_service.planner import Plan
 from trail.v1 import engine_pb2, scheduler_pb2
 
 NO_PREDICTION = 2**32 - 1
-_OPTIONAL = ("aging_s", "least_preemption_limit")
+_OPTIONAL: tuple[Literal["aging_s", "least_preemption_limit"], ...] = ("aging_s", "least_preemption_limit")
 """None here, negative in the contract."""
 _NAMES = ("policy", "predictor", "aging")
-_NUMBERS = (
+_Number = Literal[
     "preemption_limit",
     "preemption_margin",
     "aging_s",
@@ -24,7 +25,8 @@ _NUMBERS = (
     "least_preemption_limit",
     "deadline_slack_s",
     "fair_share",
-)
+]
+_NUMBERS: tuple[_Number, ...] = get_args(_Number)
 
 
 def changed(current: PolicyChoice, message: scheduler_pb2.PolicySettings) -> PolicyChoice:
