@@ -6,6 +6,7 @@ _MODULES = (
     "test_collect.py",
     "test_export.py",
     "test_fit.py",
+    "test_llm.py",
     "test_noise.py",
     "test_networks.py",
     "test_prompts.py",
