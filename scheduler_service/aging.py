@@ -4,9 +4,10 @@
     linear       rank - wait / T                   T: seconds of waiting that weigh as much as a second of service
     exponential  rank * exp(-wait / T)             T: seconds of waiting in which the service that counts shrinks by e
 
-Exponential aging gives all lengths the same say: ln(rank) + arrival / T orders the same way, so a request is let ahead of an
-earlier one only if it is shorter by more than exp(the time between them / T). Between the shortest and the longest, that is
-at most T ln(longest / shortest): T spans everything from first come, first served (0) to pure shortest first (infinite).
+Exponential aging gives all lengths the same say: ln(rank) + arrival / T orders the same way, so a request is let ahead
+of an earlier one only if it is shorter by more than exp(the time between them / T). Between the shortest and the
+longest, that is at most T ln(longest / shortest): T spans everything from first come, first served (0) to pure shortest
+first (infinite).
 At the same mean its tail is shorter than that of linear aging (docs/policies.md). It is the boost of Yu and Scully
 ("Strongly tail-optimal scheduling in the light-tailed M/G/1", 2024), -ln(1 - exp(-g s)) / g, for short sizes s.
 
@@ -32,12 +33,11 @@ _LINEAR = 1.5
 _LEAST = 1e-9
 
 
-def aged(
-    ranks: Floats, view: EngineView, work: Work, aging: Aging, aging_s: float | None, fair_share: float
-) -> Floats:
+def aged(ranks: Floats, view: EngineView, work: Work, aging: Aging, aging_s: float | None, fair_share: float) -> Floats:
     """[N] what to order by, lower first.
 
-    ``aging_s`` is T. ``fair_share``: seconds by which an arrival counts as later for each second that its tenant was served lately.
+    ``aging_s`` is T. ``fair_share``: seconds by which an arrival counts as later for each second that its tenant was
+    served lately.
     """
     if aging == "none" and not fair_share:
         return ranks

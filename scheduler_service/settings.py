@@ -48,7 +48,7 @@ class SchedulerSettings(ServerSettings):
     deadline_slack_s: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Requests that can just meet their deadline, with less than this to spare, go ahead; 0: deadlines do not count."""
     fair_share: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Seconds by which a request counts as later for each second that its tenant was served lately; 0: all are equal."""
+    """Seconds by which a request counts as later for each second that its tenant was served lately; 0: none."""
     tenant_weights: dict[str, float] = Field(default_factory=dict)
     """Weight of each tenant in a fair share, as JSON; 1 for those that are not named."""
     max_preemptions_per_plan: int = Field(default=4, ge=0)

@@ -58,7 +58,8 @@ class EngineView:
 
     Lengths and ages are in tokens. `r0` and `r1` are predicted totals (0: none yet), `borrowed_r` is the
     total that another request was predicted (0: none yet). `mean`, `median`, `p10` and `p90` are tokens still to come
-    after `predicted_at_age`; they mean nothing where that is -1. `arrival_s`, `deadline_s` and `now_s` are of one clock.
+    after `predicted_at_age`; they mean nothing where that is -1. `arrival_s`, `deadline_s` and `now_s` are of one
+    clock.
 
     The arrays may be the state's own: a view holds until the state changes.
     """

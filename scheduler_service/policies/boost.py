@@ -1,4 +1,4 @@
-"""Least attained service, with aging, for those who have no predictions: who has had little is likely to need little more.
+"""Least attained service, with aging, for engines without predictions: who has had little may need little more.
 
 Requests begin ahead of all others and fall back as they are served. Waiting lifts them again (`aging`), so that nobody
 starves, as in the boost policies for tails (Yu, Scully 2024), with attained in the place of known service.

@@ -1,4 +1,4 @@
-"""Fair between tenants: whoever was served least lately, over its weight, goes first; arrival decides within a tenant."""
+"""Fair between tenants: whoever was served least lately, over its weight, goes first; then who came first."""
 
 from __future__ import annotations
 

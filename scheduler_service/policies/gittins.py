@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from scheduler_service.pairing import Lengths
+from scheduler_service.pairing import MIN_REMAINING_TOKENS, Lengths
 from scheduler_service.policies.ranking import Policy, Ranking
 from scheduler_service.view import EngineView, Floats
 from scheduler_service.work import Work
 
-MASS = np.array([0.1, 0.4, 0.4])
+MASS = (0.1, 0.4, 0.4)
 """Between 0, p10, median and p90."""
+TAIL = 0.1
+_LEAST = 1e-9
 
 
 def rank(view: EngineView, lengths: Lengths, work: Work, limit: float) -> Ranking:
@@ -26,21 +28,34 @@ def rank(view: EngineView, lengths: Lengths, work: Work, limit: float) -> Rankin
 
 
 def index_tokens(view: EngineView, lengths: Lengths) -> Floats:
-    """[N] tokens; the expected length where nothing is known but that."""
-    since = np.maximum(view.age - view.predicted_at_age, 0)
-    known = (view.predicted_at_age >= 0) & ~lengths.fallback & (lengths.predicted_at_age == view.predicted_at_age)
-    points = np.stack([np.maximum(each - since, 0.0) for each in (view.p10, view.median, view.p90)], axis=1)
-    points = np.maximum.accumulate(points, axis=1)
-    starts = np.concatenate([np.zeros((len(view), 1)), points[:, :2]], axis=1)
-    alive = 1 - np.concatenate([[0.0], np.cumsum(MASS)[:-1]])
+    """[N] tokens; the expected length where nothing is known but that.
+
+    Of what was predicted, only what is beyond the tokens made since can still be. A minimum lies at the end of a piece.
+    """
+    since = np.maximum(view.age - view.predicted_at_age, 0).astype(np.float64)
+    start, ends = np.zeros(len(view)), _in_order(view)
+    pieces, inside = [], np.zeros(len(view))
+    for end, mass in zip(ends, MASS, strict=True):
+        inside += mass * (start + end) / 2
+        gone = np.clip((since - start) / np.maximum(end - start, _LEAST), 0.0, 1.0)
+        pieces.append((np.maximum(end - since, 0.0) - np.maximum(start - since, 0.0), mass * (1 - gone)))
+        start = end
+    beyond = np.maximum(view.mean - inside - TAIL * start, 0.0)
+    alive = sum(mass for _, mass in pieces) + TAIL
     # E[min(X, d)] grows by the width of a piece for those that outlive it, and by half of it for those that do not.
-    invested = np.cumsum((points - starts) * (alive - MASS / 2), axis=1)
-    candidates = invested / np.cumsum(MASS)
-    # Until the end: the expected length.
-    inside = ((points + starts) / 2) @ MASS
-    tail = np.maximum(np.maximum(view.mean - since, 0.0) - inside, 0.1 * points[:, 2])
-    best = np.minimum(candidates.min(axis=1), inside + tail)
-    return np.where(known, np.maximum(best, 1.0), lengths.remaining)
+    invested, ended, best = np.zeros(len(view)), np.zeros(len(view)), np.full(len(view), np.inf)
+    for width, mass in pieces:
+        invested = invested + width * (alive - ended - mass / 2)
+        ended = ended + mass
+        best = np.minimum(best, np.divide(invested, ended, out=np.full(len(view), np.inf), where=ended > 0))
+    best = np.minimum(best, (invested + beyond) / alive)
+    known = (view.predicted_at_age >= 0) & ~lengths.fallback & (lengths.predicted_at_age == view.predicted_at_age)
+    return np.where(known, np.maximum(best, MIN_REMAINING_TOKENS), lengths.remaining)
+
+
+def _in_order(view: EngineView) -> tuple[Floats, Floats, Floats]:
+    median = np.maximum(view.p10, view.median)
+    return view.p10, median, np.maximum(median, view.p90)
 
 
 POLICY = Policy("gittins", rank, ages=True)

@@ -1,4 +1,4 @@
-"""Highest response ratio next (Brinch Hansen 1971): (wait + service) / service, the largest first; whoever runs stays."""
+"""Highest response ratio next (Brinch Hansen 1971): (wait + service) / service; whoever runs stays."""
 
 from __future__ import annotations
 

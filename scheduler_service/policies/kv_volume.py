@@ -1,7 +1,7 @@
 """Smallest KV volume first: memory times the time it will be held, for engines that memory limits.
 
-A request of P + a tokens with R to come holds, until its end, the sum of P + a + 1 .. P + a + R tokens of KV memory for a
-step each: R (P + a) + R (R + 1) / 2 token-steps. Told in seconds: the time for which that would fill the whole memory.
+A request of P + a tokens with R to come holds, until its end, the sum of P + a + 1 .. P + a + R tokens of KV memory
+for a step each: R (P + a) + R (R + 1) / 2 token-steps. Told in seconds: for how long that would fill the whole memory.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def fit_confusion(observed: Observed) -> Confusion:
 
 
 def write_confusion(folder: Path, served: Any, r0: Floats) -> None:
-    """Writes ``confusion.json`` of an evaluation's ``Predicted`` into ``folder``, for ``--predictions measured:FOLDER``."""
+    """Writes an evaluation's confusion (``served``: a ``Predicted``), for ``--predictions measured:FOLDER``."""
     at = Observed(served.request, served.age, served.truth, served.median, served.p10, served.p90, r0)
     (folder / FILE_NAME).write_text(json.dumps(as_json(fit_confusion(at))) + "\n")
 

@@ -104,7 +104,7 @@ def alone_s(workload: Workload, setup: EngineSetup) -> Floats:
     prompt, decodes = workload.prompt_tokens.astype(np.float64), workload.output_tokens - 1.0
     budget, time = setup.token_budget, setup.step_time
     chunks = np.ceil(prompt / budget)
-    in_prefill = (time.a_s + time.b_s) * chunks + time.c_s * prompt
+    in_prefill = (time.a_s + time.b_s + time.e_s) * chunks + time.c_s * prompt
     # With each chunk there are as many KV entries as it and the chunks before it made.
     in_prefill += time.d_s * (budget * chunks * (chunks - 1) / 2 + prompt)
     kv_tokens = decodes * prompt + decodes * (decodes + 1) / 2

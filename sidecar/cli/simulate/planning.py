@@ -9,8 +9,8 @@ import numpy as np
 from engine_adapter.board import BoardPlan
 from engine_adapter.simulated.request import SimulatedRequest
 from engine_adapter.simulated.step_result import StepResult
-from scheduler_service.messages import Declaration, Delta, Epoch, Outcome, Predictions, PublishedMessage, Running
 from scheduler_service.incremental import IncrementalPlanner
+from scheduler_service.messages import Declaration, Delta, Epoch, Outcome, Predictions, PublishedMessage, Running
 from scheduler_service.planner import Plan
 from scheduler_service.state import EngineState
 from scheduler_service.view import Capacity
