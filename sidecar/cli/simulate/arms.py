@@ -16,9 +16,18 @@ from sidecar.errors import InvalidField
 
 SHORT = {"c": "preemption_limit", "margin": "preemption_margin"}
 """Short names of fields."""
+PLAIN = {
+    "aging": "none",
+    "overtaking_s": 0.0,
+    "preemption_ratio": 1.0,
+    "preemption_margin": 0.0,
+    "max_preemptions": 1_000_000,
+}
+"""A policy and nothing else: no aging, no bound, no test of whether a preemption pays."""
 NAMED: Mapping[str, Mapping[str, Any]] = {
     "default": {},
-    "oracle": {"policy": "srpt", "predictor": "oracle"},
+    "oracle": {"policy": "srpt", "predictor": "oracle", **PLAIN},
+    "paper": {"policy": "trail", "preemption_limit": 0.8, "unit": "tokens", **PLAIN},
 }
 ENGINE = "engine"
 """The engine's own order: no scheduler at all."""
@@ -56,8 +65,9 @@ def parse_arm(text: str) -> Arm:
         if settings:
             raise SimulateError(f"--policies {text}: {ENGINE} takes no settings")
         return Arm(text, None, PlannerLimits())
-    given = dict(NAMED.get(name, {"policy": name}))
-    limits: dict[str, Any] = {}
+    named = NAMED.get(name, {"policy": name})
+    limits = {key: value for key, value in named.items() if key in _hints(PlannerLimits)}
+    given = {key: value for key, value in named.items() if key not in limits}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:

@@ -125,6 +125,11 @@ def _show(report: dict[str, Any], fit: StepFit | None) -> None:
 
 
 def _list_policies() -> None:
-    about = {"default": "what we recommend", "oracle": "srpt on true lengths", "engine": "the engine's own order"}
+    about = {
+        "default": "what we recommend",
+        "oracle": "srpt on true lengths, and nothing else",
+        "paper": "trail as in the paper: tokens, c = 0.8, no aging, no test of whether a preemption pays",
+        "engine": "the engine's own order",
+    }
     for name in policy_names():
         typer.echo(f"{name}: {about[name]}" if name in about else name)

@@ -11,9 +11,16 @@ def test_default_is_what_a_scheduler_does_that_was_told_nothing() -> None:
     assert parse_arm("default").choice == PolicyChoice()
 
 
+def test_the_papers_setting_has_nothing_of_ours() -> None:
+    paper = parse_arm("paper:c=0.5")
+    assert paper.limits.unit == "tokens"
+    assert paper.choice == PolicyChoice("trail", "per_step", 0.5, 0.0, 1_000_000, "none", None, 0.0, 1.0)
+
+
 def test_the_oracle_alone_is_told_true_lengths() -> None:
     oracle = parse_arm("oracle")
-    assert oracle.choice == PolicyChoice(policy="srpt", predictor="oracle")
+    assert oracle.choice is not None
+    assert (oracle.choice.policy, oracle.choice.predictor, oracle.choice.aging) == ("srpt", "oracle", "none")
     assert oracle.sees_true_lengths
     assert not parse_arm("srpt").sees_true_lengths
     assert parse_arm("trail:predictor=oracle").sees_true_lengths
@@ -29,7 +36,7 @@ def test_settings_reach_the_choice_and_the_planners_limits() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("trial", "'trial' is not one of default, oracle"),
+        ("trial", "'trial' is not one of default, oracle, paper"),
         ("trail:c=1.5", "c: 1.5 is not within 0 to 1"),
         ("trail:c=-0.1", "c: -0.1 is not within 0 to 1"),
         ("trail:c=much", "c: 'much'"),
