@@ -85,7 +85,7 @@ def make_plan(view: EngineView, choice: PolicyChoice, limits: PlannerLimits) -> 
         handles=view.handle[rows],
         ranks=np.arange(rows.size, dtype=np.float64),
         predicted_at_ages=ranked.lengths.predicted_at_age[rows],
-        preemptions=choose_preemptions(view, order, ranked.ranking, ranked.work, choice, at_most),
+        preemptions=choose_preemptions(view, rows, ranked.ranking, ranked.work, choice, at_most),
         fallbacks=int(ranked.lengths.fallback[rows].sum()),
         preemption_limit=preemption_limit(view, choice),
     )

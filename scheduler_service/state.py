@@ -65,7 +65,7 @@ class EngineState:
         unpredicted = False
         for request in requests:
             if request.handle not in self.requests:
-                self._overtaking.arrived(request.arrival_s, request.handle)
+                self._overtaking.arrived(request.arrival_s)
             row = self.requests.add(request)
             self._inbox.deliver(request)
             unpredicted |= bool(self.requests.rows["predicted_at_age"][row] < 0)
@@ -75,6 +75,7 @@ class EngineState:
         """Take in a delta; one that is not newer than the last changes nothing."""
         if delta.step <= self.step:
             return Applied(stale=True)
+        heard_before = self.step >= 0
         steps, self.step = delta.step - self.step, delta.step
         self.free_kv_blocks = delta.free_kv_blocks
         unpredicted = self.declare(delta.arrived)
@@ -84,7 +85,8 @@ class EngineState:
             batch = self.requests.rows_of(delta.running.handles.tolist())
             unknown += int((batch < 0).sum())
             gained, progressed = self._run(delta.running, batch)
-            if delta.step_duration_s > 0:
+            # Of the steps before the first that it hears of, a stream knows neither the number nor what they computed.
+            if delta.step_duration_s > 0 and heard_before:
                 self._measure(batch[batch >= 0], gained, steps, delta.step_duration_s)
         finished = tuple(filter(None, map(self._finish, delta.finished)))
         unknown += len(delta.finished) - len(finished)
@@ -150,7 +152,7 @@ class EngineState:
     def _measure(self, rows: Ints, gained: Ints, steps: int, duration_s: float) -> None:
         """Takes in what a step of ``duration_s`` did for the requests that ran in it."""
         table = self.requests.rows
-        self._overtaking.served(table["handle"][rows], table["arrival_s"][rows], steps * duration_s)
+        self._overtaking.served(table["arrival_s"][rows], steps * duration_s)
         self._tenants.served(table["tenant"][rows], steps * duration_s)
         self._recompute.computed(int(gained.sum()))
         prefill_tokens = int(np.maximum(gained - steps, 0).sum())

@@ -26,7 +26,7 @@ from tests.unit.training.tiny_llm import make_tiny_llm
 
 HIDDEN = 32
 CAP = 40
-FIGURES = {"mae_tokens", "median_ae_tokens", "kendall_tau", "coverage_80", "ece"}
+FIGURES = {"mae_tokens", "median_ae_tokens", "kendall_tau", "coverage_80", "ece", "ece_of_steps"}
 
 
 @pytest.fixture(scope="module")
