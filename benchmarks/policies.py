@@ -1,0 +1,92 @@
+"""Scheduling policies on a simulated engine: the mean, the tail and what each costs.
+
+    python -m benchmarks.policies --out benchmarks/results/policies.json --plots docs/policies [--study main]
+
+Every study is a `trail simulate` sweep whose cells are kept under --cells, so that a stopped one goes on; studies that
+are not asked for keep what the file says of them. Traces are read from ../shared/data where it is there, else those
+studies are left out and named.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine, policy_plots
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+AZURE = DATA / "azure2023" / "AzureLLMInferenceTrace_conv.csv"
+MOONCAKE = DATA / "mooncake" / "synthetic_trace.jsonl"
+LINEAR = [f"trail:aging=linear:aging_s={aging_s:g}" for aging_s in (2.5, 1.67, 1.25, 1, 0.67)]
+EXPONENTIAL = [f"trail:aging_s={aging_s:g}" for aging_s in (1, 2, 4, 6, 8, 12, 20)]
+CUTS = [f"trail:c={c:g}" for c in (0, 0.2, 0.5, 1)]
+BASIC = ["fcfs", "oracle", "paper", "default"]
+ALL = [*BASIC, "sjf", "srpt", "gittins", "kv_volume", "hrrn", "boost", "fair", "priority"]
+KV_BLOCKS = 500
+"""Short memory: 64 requests of the mean length hold twice as many."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One sweep."""
+
+    trace: str
+    policies: Sequence[str]
+    loads: Sequence[float]
+    seeds: int
+    predictions: str = "lognormal:0.75"
+    more: Sequence[str] = ()
+
+    def run(self, cells: Path) -> dict[str, Any]:
+        """The sweep's JSON."""
+        command = [
+            *(sys.executable, "-m", "sidecar.cli.main", "simulate", "--json", "--slots", "64"),
+            *("--trace", self.trace, "--policies", ",".join(self.policies), "--predictions", self.predictions),
+            *("--load", ",".join(f"{load:g}" for load in self.loads), "--seeds", str(self.seeds)),
+            *("--out", str(cells), *self.more),
+        ]
+        told = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+        found: dict[str, Any] = json.loads(told.stdout)
+        found["experiment"]["trace"] = Path(self.trace).name
+        return {"predictions": self.predictions, **found}
+
+
+MEASURED = "measured:docs/accuracy"
+STUDIES = {
+    "main": Study("poisson:alpaca", [*BASIC, "trail:aging=linear:aging_s=1.25"], (0.5, 0.8, 0.95, 1.1, 1.5), 10),
+    "frontier": Study("poisson:alpaca", ["fcfs", "oracle", *EXPONENTIAL, *LINEAR], (1.1,), 5),
+    "limit": Study("poisson:alpaca", ["fcfs", "oracle", "default", *CUTS], (1.1,), 5),
+    "all": Study("poisson:alpaca", ALL, (0.95, 1.1), 5),
+    "measured": Study("poisson:alpaca", [*BASIC, "trail:predictor=shuffled"], (0.95, 1.1), 5, MEASURED),
+    "kv": Study("poisson:alpaca", [*BASIC, "kv_volume"], (0.8, 0.95, 1.1), 5, more=("--kv-blocks", str(KV_BLOCKS))),
+    "azure": Study(str(AZURE), ALL, (0.8, 0.95, 1.1), 3, more=("--duration-s", "120")),
+    "mooncake": Study(str(MOONCAKE), ALL, (0.8, 0.95, 1.1), 2, more=("--duration-s", "240", "--block-tokens", "128")),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the studies asked for, writes after each, and draws what there is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="JSON file of results")
+    parser.add_argument("--plots", type=Path, required=True, help="folder of the figures")
+    parser.add_argument("--cells", type=Path, default=Path("out/policies"), help="folder of finished cells")
+    parser.add_argument("--study", action="append", choices=list(STUDIES), help="default: all")
+    options = parser.parse_args(argv)
+    studies = json.loads(options.out.read_text())["studies"] if options.out.exists() else {}
+    for name in options.study or STUDIES:
+        study = STUDIES[name]
+        if study.trace.startswith("/") and not Path(study.trace).exists():
+            print(f"{name}: left out, there is no {Path(study.trace).name} here", file=sys.stderr)
+            continue
+        studies[name] = {**study.run(options.cells), **machine.provenance("numpy")}
+        results = {"what": "Policies on a simulated engine of 64 slots; seconds", "studies": studies}
+        machine.write(options.out, results)
+        policy_plots.draw(studies, options.plots)
+
+
+if __name__ == "__main__":
+    main()
