@@ -12,10 +12,10 @@ import grpc
 from scheduler_service import metrics
 from scheduler_service.choice import PolicyBook
 from scheduler_service.freshness import Freshness
+from scheduler_service.incremental import IncrementalPlanner
 from scheduler_service.messages import Declaration, Delta, Open, PublishedMessage, Snapshot
 from scheduler_service.outcomes import OutcomeLog
 from scheduler_service.pairing import Evidence
-from scheduler_service.incremental import IncrementalPlanner
 from scheduler_service.planner import Plan
 from scheduler_service.settings import SchedulerSettings
 from scheduler_service.state import EngineState
