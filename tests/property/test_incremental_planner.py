@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from scheduler_service.aging import AGINGS
+from scheduler_service.aging import AGINGS, Aging
 from scheduler_service.choice import PolicyChoice
 from scheduler_service.incremental import IncrementalPlanner
 from scheduler_service.messages import Declaration, Delta, Epoch, Outcome, Predictions, PublishedMessage, Running
@@ -153,7 +153,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(
         places=st.lists(PLACES, max_size=6),
-        tokens=st.integers(0, 3),
+        tokens=st.sampled_from([0, 1, 50]),
         chunk=st.sampled_from([1, 40]),
         duration_s=st.sampled_from([0.0, 0.02, 0.03, 0.3]),
         free_kv_blocks=st.integers(0, 40),
@@ -205,6 +205,61 @@ class Histories(RuleBasedStateMachine):
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
+
+class Queue:
+    """Many waiting requests, and several things at once between two plans: those that keys lie by change their rows."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.now_s, self.step, self.handles = 1.7e9, 0, 0
+        self.planned = Planned(Capacity(4, 100, 16, 512), PlannerLimits(waiting_head=5))
+
+    def arrived(self, count: int) -> tuple[Declaration, ...]:
+        first, self.handles = self.handles + 1, self.handles + count
+        return tuple(
+            Declaration(
+                handle, f"r{handle}", int(self.rng.integers(1, 900)), arrival_s=self.now_s - self.rng.random(),
+                deadline_s=self.now_s + 5 * self.rng.random() if self.rng.random() < 0.1 else 0.0,
+                tenant=str(handle % 3), priority=handle % 2,
+            )
+            for handle in range(first, first + count)
+        )  # fmt: skip
+
+    def some(self, count: int) -> list[int]:
+        living = sorted(self.planned.state.requests.rows["handle"].tolist())
+        return self.rng.choice(living, min(count, len(living)), replace=False).tolist()
+
+    def predicted(self, count: int) -> PublishedMessage:
+        handles = np.array(self.some(count), np.uint64)
+        lengths, zeros = self.rng.integers(1, 300, handles.size).astype(float), np.zeros(handles.size, np.int64)
+        rows = Predictions(zeros, zeros + 1, lengths, lengths, lengths / 2, 2 * lengths, lengths, 0.0 * lengths)
+        return PublishedMessage(EPOCH, 1, handles, rows)
+
+    def goes_on(self) -> Delta:
+        self.step, self.now_s = self.step + 1, self.now_s + 0.5
+        batch = np.array(self.some(4), np.uint64)
+        ages = self.rng.integers(1, 100, batch.size)
+        leaving = [handle for handle in self.some(4) if handle not in batch]
+        return Delta(
+            EPOCH, self.step, 0.5, self.arrived(3), Running(batch, ages, ages + 5),
+            finished=tuple(Outcome(handle, "stop", 100) for handle in leaving), free_kv_blocks=50,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+@pytest.mark.parametrize("aging", AGINGS)
+def test_a_long_queue_is_planned_as_if_everybody_were_ranked(policy: str, aging: Aging) -> None:
+    queue = Queue(AGINGS.index(aging))
+    queue.planned.state.apply(Delta(EPOCH, 0, arrived=queue.arrived(60)))
+    choice = PolicyChoice(policy, aging=aging, aging_s=3.0, overtaking_s=9.0)
+    choices = [choice, replace(choice, deadline_slack_s=2.0), replace(choice, fair_share=0.3)]
+    for index in range(45):
+        queue.planned.state.apply_predictions(queue.predicted(10))
+        queue.planned.state.apply(queue.goes_on())
+        quick, whole = queue.planned.after(Event(queue.predicted(3), choices[index // 15], queue.now_s))
+        assert told(quick) == told(whole)
+
+
 FIGURES = {
     "step_duration_s": 2.0,
     "prefill_tokens_per_s": 100.0,
@@ -213,7 +268,7 @@ FIGURES = {
     "free_kv_blocks": 0,
     "step": 9,
     "now_s": 1000.0,
-    "overtaken_before_s": 900.0,
+    "overtaken_before_s": 980.0,
     "tenant_service_s": np.array([3.0, 0.0, 9.0]),
     "recompute_share": 0.2,
 }
@@ -224,7 +279,7 @@ def crowd(rng: np.random.Generator) -> EngineView:
     """Many waiting requests, half of them without a prediction, and some that run."""
     rows = [
         {
-            "arrival_s": 800 + 200 * rng.random(),
+            "arrival_s": 960 + 30 * rng.random(),
             "deadline_s": 1000 + 20 * rng.random() if rng.random() < 0.2 else 0.0,
             "tenant": rng.integers(3),
             "prompt_tokens": rng.integers(1, 3000),
