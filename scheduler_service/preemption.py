@@ -75,8 +75,8 @@ def choose_preemptions(
     An exchange pays where the victim is expected to have more service before it than the waiting request, by more than
     the margin times what computing the victim's tokens again costs: that time, for every request of the batch, which
     waits for it. It has to have ``preemption_ratio`` times as much too: exchanges of nearly equal requests gain
-    nothing, and might be taken back at the next step. Stops at the first waiting request without a place, as the engine's own
-    admission does.
+    nothing, and might be taken back at the next step. Stops at the first waiting request without a place, as the
+    engine's own admission does.
     """
     places = _Places(view)
     victims = np.flatnonzero(may_be_preempted(view, ranking, choice.max_preemptions))

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from scheduler_service.aging import AGINGS
+from scheduler_service.aging import AGINGS, Aging
 from scheduler_service.choice import PolicyChoice
 from scheduler_service.incremental import IncrementalPlanner
 from scheduler_service.messages import Declaration, Delta, Epoch, Outcome, Predictions, PublishedMessage, Running
@@ -161,14 +161,15 @@ class Overtaken(RuleBasedStateMachine):
         aging=st.sampled_from(AGINGS),
         bound_s=st.sampled_from([0.5, 3.0, 10.0]),
         waiting_head=st.sampled_from([1, 2, 256]),
+        fails=st.booleans(),
     )
-    def open(self, places: int, policy: str, aging: str, bound_s: float, waiting_head: int) -> None:
+    def open(self, places: int, policy: str, aging: Aging, bound_s: float, waiting_head: int, fails: bool) -> None:
         choice = PolicyChoice(
             policy, aging=aging, overtaking_s=bound_s, preemption_ratio=1.0, preemption_margin=0.0, max_preemptions=99
         )
         self.engine = SlotEngine(places, choice, PlannerLimits(waiting_head))
         self.in_order = SlotEngine(places)
-        self.bound_s, self.failed = bound_s, False
+        self.bound_s, self.fails, self.failed = bound_s, fails, False
         self.gone_s: list[tuple[float, float]] = []
         for tokens in (LONGEST, LONGEST // 2, LONGEST):
             self.arrive([(tokens, 3000.0)] * places)
@@ -188,6 +189,7 @@ class Overtaken(RuleBasedStateMachine):
         if living:
             self.engine.predict(living[which % len(living)].handle, remaining)
 
+    @precondition(lambda self: self.fails)
     @rule(which=st.integers(0, 99))
     def fail(self, which: int) -> None:
         living = [*self.engine.running, *self.engine.waiting]
@@ -248,7 +250,7 @@ class Overtaken(RuleBasedStateMachine):
 
 
 TestOvertaken = Overtaken.TestCase
-TestOvertaken.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)
+TestOvertaken.settings = settings(max_examples=30, stateful_step_count=12, deadline=None)
 
 
 def served_in_a_stream_of_short_ones(steps: int, **choice: object) -> Request:

@@ -56,9 +56,7 @@ def simulate(
     step_ms: Annotated[float | None, typer.Option(help="Every step takes as long; default: 5.")] = None,
     step_time: Annotated[
         Path | None,
-        typer.Option(
-            help="JSON of a_s to f_s; or steps to fit: batch,prefill_tokens,kv_tokens,duration_s."
-        ),
+        typer.Option(help="JSON of a_s to f_s; or steps to fit: batch,prefill_tokens,kv_tokens,duration_s."),
     ] = None,
     every: Annotated[int, typer.Option(help="Predict and plan in every so many-th step.")] = 1,
     plan_delay_steps: Annotated[int, typer.Option(help="Steps until the engine follows a plan.")] = 1,

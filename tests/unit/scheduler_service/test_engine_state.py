@@ -161,6 +161,7 @@ def test_what_is_taken_from_a_view_does_not_change_with_the_state(state: EngineS
     assert row(taken, 1)["age"] == 4
     assert row(state.view(), 1)["age"] == 50
 
+
 def test_hundreds_of_requests_come_and_go_without_mixing(state: EngineState):
     state.apply(delta(2, arrived=tuple(request(handle) for handle in range(10, 310))))
     state.apply(delta(3, finished=tuple(Outcome(handle, "stop", 5) for handle in range(10, 310, 2))))
