@@ -127,7 +127,7 @@ async def test_a_policy_set_while_running_makes_the_next_plan(channel: grpc.aio.
 
 async def test_a_wrong_policy_is_refused_and_the_old_one_stays(channel: grpc.aio.Channel):
     admin = scheduler_pb2_grpc.SchedulerAdminServiceStub(channel)
-    with pytest.raises(grpc.aio.AioRpcError, match="fcfs, sjf, srpt, trail") as error:
+    with pytest.raises(grpc.aio.AioRpcError, match="fcfs, priority, sjf, srpt, trail") as error:
         await admin.SetPolicy(scheduler_pb2.SetPolicyRequest(policy=scheduler_pb2.PolicySettings(policy="fastest")))
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert (await admin.GetPolicy(scheduler_pb2.GetPolicyRequest())).policy.policy == "trail"
