@@ -21,7 +21,7 @@ from scheduler_service.messages import (
 )
 from scheduler_service.overtaking import Overtaking
 from scheduler_service.pace import Pace, Steady
-from scheduler_service.recompute import RecomputeShare
+from scheduler_service.recompute import Recompute
 from scheduler_service.table import RequestTable
 from scheduler_service.tenants import TenantService
 from scheduler_service.view import Capacity, EngineView, Ints
@@ -53,7 +53,7 @@ class EngineState:
         self._pace = Pace(assumed.step_duration_s, assumed.prefill_tokens_per_s)
         self._steady_step_s, self._steady_prefill, self._steady_output = Steady(), Steady(), Steady()
         self._steady_service_s = Steady()
-        self._recompute = RecomputeShare()
+        self._recompute, self._steady_found = Recompute(), Steady()
         self._overtaking = Overtaking(capacity.max_running_requests)
         self._tenants = TenantService(capacity.max_running_requests, tenant_weights or {})
         self._inbox = PredictionInbox(self.requests, Lender())
@@ -84,7 +84,7 @@ class EngineState:
         if delta.running is not None:
             batch = self.requests.rows_of(delta.running.handles.tolist())
             unknown += int((batch < 0).sum())
-            gained, progressed = self._run(delta.running, batch)
+            gained, progressed = self._run(delta.running, batch, steps)
             # Of the steps before the first that it hears of, a stream knows neither the number nor what they computed.
             if delta.step_duration_s > 0 and heard_before:
                 self._measure(batch[batch >= 0], gained, steps, delta.step_duration_s)
@@ -116,6 +116,7 @@ class EngineState:
             overtaken_before_s=self._overtaking.let_ahead(overtaking_s, float(rows["arrival_s"].min(initial=np.inf))),
             tenant_service_s=self._tenants.service_s,
             recompute_share=self._recompute.share,
+            found_again_share=self._steady_found.told(self._recompute.found_share),
         )
 
     def _mean_service_s(self) -> float:
@@ -126,7 +127,6 @@ class EngineState:
         rows = self.requests.rows_of(handles)
         rows, unknown = rows[rows >= 0], int((rows < 0).sum())
         table = self.requests.rows
-        self._recompute.lost(int(table["computed_tokens"][rows].sum()))
         self.requests.touch(rows)
         table["running"][rows] = False
         table["computed_tokens"][rows] = 0
@@ -134,11 +134,16 @@ class EngineState:
         table["preemptions"][rows] += 1
         return unknown
 
-    def _run(self, running: Running, batch: Ints) -> tuple[Ints, bool]:
+    def _run(self, running: Running, batch: Ints, steps: int) -> tuple[Ints, bool]:
         """Tokens that each known row [running] computed since the last report, and whether one generated any."""
         known = batch >= 0
         rows, table = batch[known], self.requests.rows
         gained = np.maximum(running.computed_tokens[known] - table["computed_tokens"][rows], 0)
+        if steps == 1:
+            # What a newcomer comes with was found in the prefix cache, and not computed.
+            came = ~table["running"][rows]
+            gained[came] = 0
+            self._resume(rows[came], running.computed_tokens[known][came])
         progressed = bool((running.ages[known] > table["age"][rows]).any())
         self.requests.touch(np.flatnonzero(table["running"]))
         self.requests.touch(rows)
@@ -148,6 +153,13 @@ class EngineState:
         table["age"][rows] = np.maximum(running.ages[known], table["age"][rows])
         table["computed_tokens"][rows] = running.computed_tokens[known]
         return gained, progressed
+
+    def _resume(self, rows: Ints, computed: Ints) -> None:
+        """Takes in how many tokens those that enter the batch come with, where they had generated some before."""
+        table = self.requests.rows
+        again = (table["preemptions"][rows] > 0) & (table["age"][rows] > 0)
+        had = (table["prompt_tokens"][rows] + table["age"][rows] - 1)[again]
+        self._recompute.resumed(int(had.sum()), int(np.minimum(computed[again], had).sum()))
 
     def _measure(self, rows: Ints, gained: Ints, steps: int, duration_s: float) -> None:
         """Takes in what a step of ``duration_s`` did for the requests that ran in it."""

@@ -101,6 +101,8 @@ class EngineView:
     """[tenants] what each was served lately, seconds of the whole engine over its weight (`tenants`)."""
     recompute_share: float = 0.0
     """Of the tokens computed lately, how many had been computed before."""
+    found_again_share: float = 0.0
+    """Of the KV entries that preempted requests had, how many the prefix cache gave back lately when they resumed."""
 
     def __len__(self) -> int:
         return int(self.handle.size)

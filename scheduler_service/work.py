@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from scheduler_service.pairing import Lengths
 from scheduler_service.view import EngineView, Floats
 
@@ -17,7 +19,7 @@ class Work:
 
     `remaining` service until the request ends, recompute included; `expected` the same by the mean of what was
     predicted; `total` service of the whole request as it was expected when it came; `attained` what it had so far;
-    `recompute` how long computing its tokens again would take.
+    `recompute` how long computing its tokens again would take, less what the prefix cache is likely to give back.
     """
 
     remaining: Floats
@@ -35,13 +37,14 @@ def expected_work(view: EngineView, lengths: Lengths, unit: Unit) -> Work:
     Tokens is the paper's variant: output tokens only; recompute is then told in steps, one token each.
     """
     step_s, rate = view.step_duration_s, view.prefill_tokens_per_s
-    recompute_s = view.computed_tokens / rate
+    lost = 1 - view.found_again_share
+    recompute_s = view.computed_tokens / rate * lost
     if unit == "tokens":
         age = view.age.astype(float)
         return Work(lengths.remaining, lengths.expected, lengths.total, age, recompute_s / step_s, unit_s=step_s)
     # The newest generated token's KV entry is made by the decode step that `remaining` counts already.
     to_compute = view.prompt_tokens + view.age - (view.age > 0) - view.computed_tokens
-    prefill_s = to_compute.clip(min=0) / rate
+    prefill_s = np.where(view.running | (view.preemptions == 0), 1.0, lost) * to_compute.clip(min=0) / rate
     prompt_s = view.prompt_tokens / rate
     return Work(
         prefill_s + lengths.remaining * step_s,

@@ -101,7 +101,7 @@ class Reporter:
         self._follow_progress(running, output)
         duration_s = (now_ns - self._last_step_ns) / 1e9 if self._last_step_ns else 0.0
         self._last_step_ns = now_ns if output.total_num_scheduled_tokens else 0
-        living = self._living
+        living, scheduled = self._living, output.num_scheduled_tokens
         record = Step(
             step=number,
             monotonic_ns=now_ns,
@@ -111,7 +111,10 @@ class Reporter:
             waiting=waiting,
             running=np.array([living[r.request_id].handle for r in running], np.uint64),
             ages=np.array([r.num_output_tokens for r in running], np.uint32),
-            computed_tokens=np.array([r.num_computed_tokens for r in running], np.uint32),
+            # As the batch goes into the step: vLLM has counted what the step is going to compute already.
+            computed_tokens=np.array(
+                [max(r.num_computed_tokens - scheduled.get(r.request_id, 0), 0) for r in running], np.uint32
+            ),
             preempted=np.array(gone, np.uint64),
             preempted_by_plan=preempted_by_plan,
         )

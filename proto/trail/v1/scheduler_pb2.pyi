@@ -247,7 +247,7 @@ class RunningRequests(_message.Message):
 
     @_builtins.property
     def computed_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Tokens whose KV entries exist."""
+        """Tokens whose KV entries exist before the newest step; of a request that has just entered, those found in a cache."""
 
     def __init__(
         self,

@@ -174,7 +174,21 @@ def test_step_time_and_prefill_rate_are_measured(state: EngineState):
     for step in range(2, 60):
         state.apply(delta(step, step_duration_s=0.1, running=batch(h1=step + 4)))
     assert state.view().step_duration_s == pytest.approx(0.1)
-    joined = batch(h1=70, h2=2)
-    prefilled = replace(joined, computed_tokens=joined.computed_tokens + np.array([0, 400]))
-    state.apply(delta(60, step_duration_s=0.3, running=replace(prefilled, ages=joined.ages)))
+    joined = batch(h1=64, h2=0)
+    state.apply(delta(60, step_duration_s=0.1, running=joined))
+    prefilled = replace(joined, computed_tokens=joined.computed_tokens + np.array([1, 400]))
+    state.apply(delta(61, step_duration_s=0.3, running=prefilled))
     assert state.view().prefill_tokens_per_s == pytest.approx(2000, rel=0.1)
+
+
+def test_what_a_request_resumes_with_was_not_lost_and_is_not_prefill(state: EngineState):
+    prefill_before = state.view().prefill_tokens_per_s
+    state.apply(delta(2, step_duration_s=0.1, running=batch(h1=1001)))
+    state.apply(delta(3, step_duration_s=0.1, preempted=(1,), running=batch()))
+    assert state.view().found_again_share == 0
+    back = replace(batch(h1=1001), computed_tokens=np.array([800]))
+    state.apply(delta(4, step_duration_s=0.1, running=back))
+    view = state.view()
+    assert view.found_again_share == pytest.approx(0.4, abs=0.05)
+    assert view.recompute_share > 0
+    assert view.prefill_tokens_per_s == prefill_before
