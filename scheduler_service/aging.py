@@ -1,17 +1,16 @@
 """Waiting counts: how ranks in seconds of service give way to the time since arrival.
 
-    none         rank                              starves the long ones in an overload
-    linear       rank - wait / T                   T: seconds of waiting that weigh as much as a second of service
-    exponential  rank * exp(-wait / T)             T: seconds of waiting in which the service that counts shrinks by e
+    none         rank                                   starves the long ones in an overload
+    linear       rank - wait / T                        T: seconds of waiting that weigh as much as one of service
+    exponential  (1 - exp(-rank / T)) * exp(-wait / T)  T: seconds of waiting in which service counts e times less
 
-Exponential aging gives all lengths the same say: ln(rank) + arrival / T orders the same way, so a request is let ahead
-of an earlier one only if it is shorter by more than exp(the time between them / T). Between the shortest and the
-longest, that is at most T ln(longest / shortest): T spans everything from first come, first served (0) to pure shortest
-first (infinite).
-At the same mean its tail is shorter than that of linear aging (docs/policies.md). It is the boost of Yu and Scully
-("Strongly tail-optimal scheduling in the light-tailed M/G/1", 2024), -ln(1 - exp(-g s)) / g, for short sizes s.
+Exponential aging orders by arrival - b(rank) with the boost b(s) = -T ln(1 - exp(-s / T)) of Yu and Scully ("Strongly
+tail-optimal scheduling in the light-tailed M/G/1", 2024): a short request is let ahead of a long one that came up to
+T ln(T / s) earlier, and those longer than T hardly ahead of each other. T spans everything from first come, first
+served (0) to pure shortest first (infinite). At the same mean its tail is shorter than that of linear aging
+(docs/policies.md).
 
-Unless it is told, T is five times the mean service of a request here, so that it fits fast and slow engines alike; for
+Unless it is told, T is six times the mean service of a request here, so that it fits fast and slow engines alike; for
 linear aging, whose T has no unit, 1.5.
 
 No form depends on the time of the plan: the order of two waiting requests stays while nothing new is known of them.
@@ -28,7 +27,8 @@ from scheduler_service.work import Work
 
 Aging = Literal["none", "linear", "exponential"]
 AGINGS: tuple[Aging, ...] = ("none", "linear", "exponential")
-_MEAN_SERVICES = 5.0
+MEAN_SERVICES = 6.0
+"""T of exponential aging that nobody set, in mean services."""
 _LINEAR = 1.5
 _LEAST = 1e-9
 
@@ -43,8 +43,9 @@ def aged(ranks: Floats, view: EngineView, work: Work, aging: Aging, aging_s: flo
         return ranks
     later_s = view.arrival_s + fair_share * view.tenant_service_s[view.tenant]
     if aging == "exponential":
-        shrinking_s = _MEAN_SERVICES * view.mean_service_s if aging_s is None else aging_s
-        return np.asarray(np.log(np.maximum(ranks, _LEAST)) + later_s / shrinking_s)
+        shrinking_s = MEAN_SERVICES * view.mean_service_s if aging_s is None else aging_s
+        service = np.maximum(ranks, _LEAST) * (work.unit_s / shrinking_s)
+        return np.asarray(np.log(-np.expm1(-service)) + later_s / shrinking_s)
     if aging == "linear":
         return np.asarray(ranks + later_s / ((_LINEAR if aging_s is None else aging_s) * work.unit_s))
     return np.asarray(ranks + (later_s - view.arrival_s) / work.unit_s)

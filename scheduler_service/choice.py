@@ -22,13 +22,13 @@ class PolicyChoice:
     predictor: str = "per_step"
     preemption_limit: float = 0.8
     preemption_margin: float = 1.0
-    max_preemptions: int = 1
+    max_preemptions: int = 3
     aging: Aging = "exponential"
     aging_s: float | None = None
     """What waiting weighs (`aging`); None: by the mean service."""
     overtaking_s: float = 60.0
     """Service that later arrivals may get before a waiting request, seconds of the engine; 0: no bound."""
-    preemption_ratio: float = 8.0
+    preemption_ratio: float = 4.0
     """A victim has at least this many times the service before it that its beneficiary has."""
     least_preemption_limit: float | None = None
     """Where c may fall to by itself as memory fills and recompute rises; None: c stays."""

@@ -32,16 +32,16 @@ class SchedulerSettings(ServerSettings):
     """Limit c: a request past c times its predicted length is never preempted."""
     preemption_margin: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """Preempt only where the expected gain exceeds the recompute cost by this factor."""
-    max_preemptions: int = Field(default=1, ge=0)
+    max_preemptions: int = Field(default=3, ge=0)
     """Preemptions that one request may suffer."""
     aging: Aging = "exponential"
     """What waiting is worth: none, linear or exponential."""
     aging_s: float | None = Field(default=None, ge=1e-3, allow_inf_nan=False)
-    """Seconds of waiting in which the service that counts shrinks by e; linear: that weigh as much as one of service.
-    Unset: five times the mean service of a request."""
+    """Seconds of waiting in which service counts e times less; linear: that weigh as much as one of service.
+    Unset: six times the mean service of a request."""
     overtaking_s: float = Field(default=60.0, ge=0, allow_inf_nan=False)
     """Service that later arrivals may get before a waiting request, seconds of the engine; 0: no bound."""
-    preemption_ratio: float = Field(default=8.0, ge=1, allow_inf_nan=False)
+    preemption_ratio: float = Field(default=4.0, ge=1, allow_inf_nan=False)
     """A victim has at least this many times the service before it that its beneficiary has."""
     least_preemption_limit: float | None = Field(default=None, ge=0, le=1)
     """Where c may fall to by itself as memory fills and recompute rises; unset: c stays."""

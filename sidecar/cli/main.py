@@ -137,6 +137,14 @@ def simulate(context: typer.Context) -> None:
 
 
 @app.command(context_settings=PASS_ON)
+def tune(context: typer.Context) -> None:
+    """Finds settings of the scheduler for your load and memory by simulation (--help lists its options)."""
+    from sidecar.cli.tune.command import app
+
+    app(context.args, prog_name="trail tune")
+
+
+@app.command(context_settings=PASS_ON)
 def train(context: typer.Context) -> None:
     """Makes a length predictor for your own LLM (--help lists the stages)."""
     try:

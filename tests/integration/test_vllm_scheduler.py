@@ -232,6 +232,21 @@ def test_the_events_tell_each_request_from_arrival_to_outcome(tmp_path: Path, sc
 
 
 @BOTH
+def test_a_step_tells_the_kv_entries_that_its_batch_goes_in_with(tmp_path: Path, scheduler: type, depth: int) -> None:
+    attached = Attached(tmp_path, scheduler, depth, slots=2)
+    prompt = list(range(100))  # more than a step's budget of 64
+    attached.engine.add("long", prompt, 4)
+    attached.engine.add("short", [1, 2, 3], 4)
+    attached.engine.finish()
+    computed: dict[int, list[int]] = {}
+    for step in (record for record in attached.read() if isinstance(record, Step)):
+        for handle, tokens in zip(step.running.tolist(), step.computed_tokens.tolist(), strict=True):
+            computed.setdefault(handle, []).append(tokens)
+    assert computed[handle_of("long")][:4] == [0, 64, 100, 101]
+    assert computed[handle_of("short")][:3] == [0, 3, 4]
+
+
+@BOTH
 def test_an_agent_that_comes_later_hears_of_every_living_request(tmp_path: Path, scheduler: type, depth: int) -> None:
     attached = Attached(tmp_path, scheduler, depth, slots=2)
     for name in "abc":

@@ -12,6 +12,7 @@ first token, with the bound B and no request longer than M tokens:
    wait < its wait under first come, first served + B + d + M d + 2 M d (n - 1) / n.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -276,8 +277,8 @@ def test_the_bound_alone_ends_starvation_in_time(bound_s: float):
 
 
 @pytest.mark.parametrize("aging_s", [5.0, 20.0])
-def test_exponential_aging_alone_ends_starvation_after_t_times_the_logarithm_of_the_ratio(aging_s: float):
+def test_exponential_aging_alone_ends_starvation_when_the_boosts_differ_by_the_wait(aging_s: float):
     long = served_in_a_stream_of_short_ones(400, aging="exponential", aging_s=aging_s, overtaking_s=0.0)
     prefill_s = PROMPT_TOKENS / Assumptions().prefill_tokens_per_s
-    ratio = (LONGEST * STEP_S + prefill_s) / (STEP_S + prefill_s)
-    assert waited_s(long) == pytest.approx(aging_s * np.log(ratio), rel=0.1, abs=3 * STEP_S)
+    boosts_s = [-aging_s * math.log(1 - math.exp(-(tokens * STEP_S + prefill_s) / aging_s)) for tokens in (1, LONGEST)]
+    assert waited_s(long) == pytest.approx(boosts_s[0] - boosts_s[1], rel=0.1, abs=3 * STEP_S)

@@ -40,7 +40,7 @@ def summarise(runs: Sequence[Run], baseline: str) -> list[dict[str, Any]]:
     summary = []
     for (policy, load), by_seed in cells.items():
         entry: dict[str, Any] = {"policy": policy, "load": load, "seeds": len(by_seed)}
-        means = {name: _mean([run[name] for run in by_seed.values()]) for name in FIGURES}
+        means = {name: mean_and_half([run[name] for run in by_seed.values()]) for name in FIGURES}
         entry |= {name: mean for name, (mean, _) in means.items()}
         entry["ci95"] = {name: half for name, (_, half) in means.items()}
         base = cells.get((baseline, load), {})
@@ -71,7 +71,7 @@ def _shown(entry: Mapping[str, Any], name: str) -> str:
     return f"{text}\n{gain['ratio']:.2f}{bounds}"
 
 
-def _mean(values: Sequence[float]) -> tuple[float, float | None]:
+def mean_and_half(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and half width of its 95 % interval; None for one value."""
     found = np.array(values, np.float64)
     if len(found) < 2:
@@ -85,6 +85,6 @@ def _gain(base: Mapping[int, Run], runs: Mapping[int, Run], name: str) -> dict[s
     pairs = [(base[seed][name], run[name]) for seed, run in runs.items() if seed in base]
     if not pairs or min(min(pair) for pair in pairs) <= 0:
         return None
-    mean, half = _mean([float(np.log(before / after)) for before, after in pairs])
+    mean, half = mean_and_half([float(np.log(before / after)) for before, after in pairs])
     low, high = (None, None) if half is None else (float(np.exp(mean - half)), float(np.exp(mean + half)))
     return {"ratio": float(np.exp(mean)), "low": low, "high": high}

@@ -1,0 +1,1 @@
+"""``trail tune``: the scheduler's settings for one's own load and memory, found by simulation."""
