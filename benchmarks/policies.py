@@ -21,11 +21,12 @@ from benchmarks import machine, policy_plots
 DATA = Path(__file__).parents[2] / "shared" / "data"
 AZURE = DATA / "azure2023" / "AzureLLMInferenceTrace_conv.csv"
 MOONCAKE = DATA / "mooncake" / "synthetic_trace.jsonl"
-LINEAR = [f"trail:aging=linear:aging_s={aging_s:g}" for aging_s in (2.5, 1.67, 1.25, 1, 0.67)]
-EXPONENTIAL = [f"trail:aging_s={aging_s:g}" for aging_s in (1, 2, 4, 6, 8, 12, 20)]
-CUTS = [f"trail:c={c:g}" for c in (0, 0.2, 0.5, 1)]
+LINEAR = [f"default:aging=linear:aging_s={aging_s:g}" for aging_s in (2.5, 1.67, 1.25, 1)]
+EXPONENTIAL = [f"default:aging_s={aging_s:g}" for aging_s in (1, 3, 4, 6, 8, 12)]
+CUTS = [f"default:c={c:g}" for c in (0, 0.2, 0.5, 1)]
 BASIC = ["fcfs", "oracle", "paper", "default"]
-ALL = [*BASIC, "sjf", "srpt", "gittins", "kv_volume", "hrrn", "boost", "fair", "priority"]
+ALL = [*BASIC, "sjf", "srpt", "trail", "gittins", "kv_volume", "hrrn", "boost", "fair", "priority", "engine"]
+LOADS = (0.5, 0.8, 0.95, 1.1, 1.5)
 KV_BLOCKS = 500
 """Short memory: 64 requests of the mean length hold twice as many."""
 
@@ -56,15 +57,21 @@ class Study:
 
 
 MEASURED = "measured:docs/accuracy"
+SHORT_KV = ("--kv-blocks", str(KV_BLOCKS))
+WINDOW = ("--duration-s", "60")
 STUDIES = {
-    "main": Study("poisson:alpaca", [*BASIC, "trail:aging=linear:aging_s=1.25"], (0.5, 0.8, 0.95, 1.1, 1.5), 10),
-    "frontier": Study("poisson:alpaca", ["fcfs", "oracle", *EXPONENTIAL, *LINEAR], (1.1,), 5),
+    "main": Study("poisson:alpaca", BASIC, LOADS, 10),
+    "frontier": Study("poisson:alpaca", ["fcfs", "oracle", "default", *EXPONENTIAL, *LINEAR], (1.1,), 10),
+    "kv": Study("poisson:alpaca", BASIC, LOADS, 5, more=SHORT_KV),
     "limit": Study("poisson:alpaca", ["fcfs", "oracle", "default", *CUTS], (1.1,), 5),
     "all": Study("poisson:alpaca", ALL, (0.95, 1.1), 5),
-    "measured": Study("poisson:alpaca", [*BASIC, "trail:predictor=shuffled"], (0.95, 1.1), 5, MEASURED),
-    "kv": Study("poisson:alpaca", [*BASIC, "kv_volume"], (0.8, 0.95, 1.1), 5, more=("--kv-blocks", str(KV_BLOCKS))),
-    "azure": Study(str(AZURE), ALL, (0.8, 0.95, 1.1), 3, more=("--duration-s", "120")),
-    "mooncake": Study(str(MOONCAKE), ALL, (0.8, 0.95, 1.1), 2, more=("--duration-s", "240", "--block-tokens", "128")),
+    "measured": Study("poisson:alpaca", [*BASIC, "default:predictor=shuffled"], LOADS, 5, MEASURED),
+    "azure": Study(str(AZURE), BASIC, LOADS, 3, more=WINDOW),
+    "mooncake": Study(str(MOONCAKE), BASIC, LOADS, 3, more=WINDOW),
+    "kv-all": Study("poisson:alpaca", ALL, (1.1,), 5, more=SHORT_KV),
+    "measured-all": Study("poisson:alpaca", ALL, (1.1,), 5, MEASURED),
+    "azure-all": Study(str(AZURE), ALL, (1.1,), 3, more=WINDOW),
+    "mooncake-all": Study(str(MOONCAKE), ALL, (1.1,), 3, more=WINDOW),
 }
 
 

@@ -10,7 +10,7 @@ T ln(T / s) earlier, and those longer than T hardly ahead of each other. T spans
 served (0) to pure shortest first (infinite). At the same mean its tail is shorter than that of linear aging
 (docs/policies.md).
 
-Unless it is told, T is six times the mean service of a request here, so that it fits fast and slow engines alike; for
+Unless it is told, T is 5.5 times the mean service of a request here, so that it fits fast and slow engines alike; for
 linear aging, whose T has no unit, 1.5.
 
 No form depends on the time of the plan: the order of two waiting requests stays while nothing new is known of them.
@@ -27,7 +27,7 @@ from scheduler_service.work import Work
 
 Aging = Literal["none", "linear", "exponential"]
 AGINGS: tuple[Aging, ...] = ("none", "linear", "exponential")
-MEAN_SERVICES = 6.0
+MEAN_SERVICES = 5.5
 """T of exponential aging that nobody set, in mean services."""
 _LINEAR = 1.5
 _LEAST = 1e-9

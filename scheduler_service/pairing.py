@@ -24,13 +24,15 @@ class Lengths:
 
     `remaining` tokens still to come (>= 1), to order by; `expected` the same as a mean, to weigh gains by; `total`
     tokens r of the cut-off c * r; `predicted_at_age` the age at which the prediction was made (-1: there was none, the
-    engine's mean stands in); `fallback` where the pairing had to use something else than its name says.
+    engine's mean stands in); `posterior` where these are figures of the view's own newest prediction; `fallback` where
+    the pairing had to use something else than its name says.
     """
 
     remaining: Floats
     expected: Floats
     total: Floats
     predicted_at_age: Ints
+    posterior: Bools
     fallback: Bools
 
 
@@ -63,7 +65,7 @@ def per_step(view: EngineView) -> Lengths:
     counted_down = total - view.age
     remaining = np.where(predicted, view.median - since, counted_down)
     expected = np.where(predicted, view.mean - since, counted_down)
-    return Lengths(_alive(remaining), _alive(expected), total, view.predicted_at_age, ~predicted)
+    return Lengths(_alive(remaining), _alive(expected), total, view.predicted_at_age, predicted, ~predicted)
 
 
 def prompt_only(view: EngineView) -> Lengths:
@@ -86,6 +88,7 @@ def oracle(view: EngineView) -> Lengths:
         np.where(told, left, otherwise.expected),
         np.where(told, declared, otherwise.total),
         np.where(told, 0, otherwise.predicted_at_age),
+        otherwise.posterior & ~told,
         ~told,
     )
 
@@ -94,7 +97,7 @@ def _counted_down(view: EngineView, predicted_total: Floats) -> Lengths:
     known = predicted_total > 0
     total = _known_total(view, predicted_total)
     remaining = _alive(total - view.age)
-    return Lengths(remaining, remaining, total, np.where(known, 0, -1), ~known)
+    return Lengths(remaining, remaining, total, np.where(known, 0, -1), np.zeros(len(view), dtype=np.bool_), ~known)
 
 
 def _known_total(view: EngineView, predicted_total: Floats) -> Floats:

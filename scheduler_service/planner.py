@@ -63,7 +63,11 @@ def rank(view: EngineView, choice: PolicyChoice, unit: Unit) -> Ranked:
     if policy.ages:
         ranks = aged(ranking.ranks, view, work, choice.aging, choice.aging_s, choice.fair_share)
         ranking = dataclasses.replace(ranking, ranks=ranks)
-    return Ranked(kept(ranking, view, work, choice.deadline_slack_s), lengths, work)
+    ranking = kept(ranking, view, work, choice.deadline_slack_s)
+    if not policy.uses_predictions:
+        # Where nothing is predicted, as much is likely to be left as there has been.
+        work = dataclasses.replace(work, remaining=work.attained, expected=work.attained)
+    return Ranked(ranking, lengths, work)
 
 
 def best_first(view: EngineView, ranking: Ranking) -> Ints:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from scheduler_service.aging import Aging
@@ -38,7 +38,7 @@ class SchedulerSettings(ServerSettings):
     """What waiting is worth: none, linear or exponential."""
     aging_s: float | None = Field(default=None, ge=1e-3, allow_inf_nan=False)
     """Seconds of waiting in which service counts e times less; linear: that weigh as much as one of service.
-    Unset: six times the mean service of a request."""
+    Unset: 5.5 times the mean service of a request."""
     overtaking_s: float = Field(default=60.0, ge=0, allow_inf_nan=False)
     """Service that later arrivals may get before a waiting request, seconds of the engine; 0: no bound."""
     preemption_ratio: float = Field(default=4.0, ge=1, allow_inf_nan=False)
@@ -83,6 +83,14 @@ class SchedulerSettings(ServerSettings):
         wrong = [name for name, weight in value.items() if not 0 < weight < float("inf")]
         if wrong:
             raise ValueError(f"the weight of {wrong[0]!r} must be more than 0")
+        return value
+
+    @field_validator("least_preemption_limit")
+    @classmethod
+    def _within_the_limit(cls, value: float | None, info: ValidationInfo) -> float | None:
+        limit = info.data.get("preemption_limit")
+        if value is not None and limit is not None and value > limit:
+            raise ValueError(f"must be at most preemption_limit, which is {limit:g}")
         return value
 
     @field_validator("predictor")

@@ -147,10 +147,13 @@ class EngineState:
         progressed = bool((running.ages[known] > table["age"][rows]).any())
         self.requests.touch(np.flatnonzero(table["running"]))
         self.requests.touch(rows)
+        # The token of the step before a preemption, which its report could not tell yet, is no progress since.
+        back = rows[~table["running"][rows] & (table["preemptions"][rows] > 0)]
         table["running"][:] = False
         table["running"][rows] = True
         # Reports may overtake each other inside an engine, but a request never loses a token it generated.
         table["age"][rows] = np.maximum(running.ages[known], table["age"][rows])
+        table["age_at_preemption"][back] = table["age"][back]
         table["computed_tokens"][rows] = running.computed_tokens[known]
         return gained, progressed
 

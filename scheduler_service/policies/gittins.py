@@ -28,7 +28,7 @@ def rank(view: EngineView, lengths: Lengths, work: Work, limit: float) -> Rankin
 
 
 def index_tokens(view: EngineView, lengths: Lengths) -> Floats:
-    """[N] tokens; the expected length where nothing is known but that.
+    """[N] tokens; the expected length where the pairing knows nothing but that.
 
     Of what was predicted, only what is beyond the tokens made since can still be. A minimum lies at the end of a piece.
     """
@@ -49,8 +49,7 @@ def index_tokens(view: EngineView, lengths: Lengths) -> Floats:
         ended = ended + mass
         best = np.minimum(best, np.divide(invested, ended, out=np.full(len(view), np.inf), where=ended > 0))
     best = np.minimum(best, (invested + beyond) / alive)
-    known = (view.predicted_at_age >= 0) & ~lengths.fallback & (lengths.predicted_at_age == view.predicted_at_age)
-    return np.where(known, np.maximum(best, MIN_REMAINING_TOKENS), lengths.remaining)
+    return np.where(lengths.posterior, np.maximum(best, MIN_REMAINING_TOKENS), lengths.remaining)
 
 
 def _in_order(view: EngineView) -> tuple[Floats, Floats, Floats]:

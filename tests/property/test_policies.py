@@ -127,10 +127,11 @@ def test_each_preemption_takes_a_runner_for_a_waiting_request_of_its_own(view, c
 def test_preemption_pays_by_the_margin_and_spares_those_that_had_their_share(view, choice, bounds):
     plan = make_plan(view, choice, bounds)
     work = expected_work(view, PAIRINGS[choice.predictor].lengths(view), bounds.unit)
+    left = work.expected if POLICIES[choice.policy].uses_predictions else work.attained
     row = {handle: index for index, handle in enumerate(view.handle.tolist())}
     for preemption in plan.preemptions:
         victim, other = row[preemption.victim], row[preemption.beneficiary]
-        gain = work.remaining[victim] - work.remaining[other]
+        gain = left[victim] - left[other]
         assert gain > choice.preemption_margin * work.recompute[victim] * view.running.sum()
         assert view.preemptions[victim] < choice.max_preemptions
         assert view.preemptions[victim] == 0 or view.age[victim] > view.age_at_preemption[victim]
