@@ -18,6 +18,9 @@ from typing import Any
 
 from benchmarks import machine, policy_plots
 
+STEPS_FILE = "step-time.json"
+STEP_TIME = Path(__file__).parent / "results" / "simulator-fit.json"
+"""Of a real engine: `benchmarks.simulator_fit`."""
 DATA = Path(__file__).parents[2] / "shared" / "data"
 AZURE = DATA / "azure2023" / "AzureLLMInferenceTrace_conv.csv"
 MOONCAKE = DATA / "mooncake" / "synthetic_trace.jsonl"
@@ -25,7 +28,7 @@ LINEAR = [f"default:aging=linear:aging_s={aging_s:g}" for aging_s in (2.5, 1.67,
 EXPONENTIAL = [f"default:aging_s={aging_s:g}" for aging_s in (1, 3, 4, 6, 8, 12)]
 CUTS = [f"default:c={c:g}" for c in (0, 0.2, 0.5, 1)]
 BASIC = ["fcfs", "oracle", "paper", "default"]
-ALL = [*BASIC, "sjf", "srpt", "trail", "gittins", "kv_volume", "hrrn", "boost", "fair", "priority", "engine"]
+ALL = [*BASIC, "sjf", "srpt", "gittins", "kv_volume", "hrrn", "boost", "fair", "priority", "engine"]
 LOADS = (0.5, 0.8, 0.95, 1.1, 1.5)
 KV_BLOCKS = 500
 """Short memory: 64 requests of the mean length hold twice as many."""
@@ -41,6 +44,8 @@ class Study:
     seeds: int
     predictions: str = "lognormal:0.75"
     more: Sequence[str] = ()
+    measured_steps: bool = False
+    """Steps take what those of a real engine do, not 5 ms each."""
 
     def run(self, cells: Path) -> dict[str, Any]:
         """The sweep's JSON."""
@@ -49,6 +54,7 @@ class Study:
             *("--trace", self.trace, "--policies", ",".join(self.policies), "--predictions", self.predictions),
             *("--load", ",".join(f"{load:g}" for load in self.loads), "--seeds", str(self.seeds)),
             *("--out", str(cells), *self.more),
+            *(("--step-time", str(cells / STEPS_FILE)) if self.measured_steps else ()),
         ]
         told = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         found: dict[str, Any] = json.loads(told.stdout)
@@ -62,7 +68,10 @@ WINDOW = ("--duration-s", "60")
 STUDIES = {
     "main": Study("poisson:alpaca", BASIC, LOADS, 10),
     "frontier": Study("poisson:alpaca", ["fcfs", "oracle", "default", *EXPONENTIAL, *LINEAR], (1.1,), 10),
-    "kv": Study("poisson:alpaca", BASIC, LOADS, 5, more=SHORT_KV),
+    "kv": Study("poisson:alpaca", [*BASIC, "default:aging=none"], LOADS, 5, more=SHORT_KV),
+    "kv-h100": Study(
+        "poisson:alpaca", [*BASIC, "default:aging=none"], (0.95, 1.1, 1.3, 1.5), 5, more=SHORT_KV, measured_steps=True
+    ),
     "limit": Study("poisson:alpaca", ["fcfs", "oracle", "default", *CUTS], (1.1,), 5),
     "all": Study("poisson:alpaca", ALL, (0.95, 1.1), 5),
     "measured": Study("poisson:alpaca", [*BASIC, "default:predictor=shuffled"], LOADS, 5, MEASURED),
@@ -83,6 +92,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cells", type=Path, default=Path("out/policies"), help="folder of finished cells")
     parser.add_argument("--study", action="append", choices=list(STUDIES), help="default: all")
     options = parser.parse_args(argv)
+    options.cells.mkdir(parents=True, exist_ok=True)
+    steps = options.cells / STEPS_FILE
+    steps.write_text(json.dumps(json.loads(STEP_TIME.read_text())["fit"]["step_time"]))
     studies = json.loads(options.out.read_text())["studies"] if options.out.exists() else {}
     for name in options.study or STUDIES:
         study = STUDIES[name]

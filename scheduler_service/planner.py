@@ -12,7 +12,7 @@ from scheduler_service.choice import PolicyChoice
 from scheduler_service.following import preemption_limit
 from scheduler_service.pairing import PAIRINGS, Lengths
 from scheduler_service.policies import POLICIES, Ranking
-from scheduler_service.preemption import PlannedPreemption, choose_preemptions
+from scheduler_service.preemption import PlannedPreemption, choose_preemptions, costliest_to_lose_first
 from scheduler_service.promises import kept
 from scheduler_service.view import EngineView, Floats, Handles, Ints
 from scheduler_service.work import Unit, Work, expected_work
@@ -82,6 +82,8 @@ def make_plan(view: EngineView, choice: PolicyChoice, limits: PlannerLimits) -> 
     order = best_first(view, ranked.ranking)
     running = view.running[order]
     rows = order[running | (np.cumsum(~running) <= limits.waiting_head)]
+    if POLICIES[choice.policy].preempts and choice.preemption_margin:
+        rows = costliest_to_lose_first(view, rows, ranked.ranking, ranked.work, choice.preemption_margin)
     at_most = limits.max_preemptions_per_plan
     return Plan(
         step=view.step,

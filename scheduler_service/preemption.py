@@ -80,7 +80,7 @@ def choose_preemptions(
     """
     places = _Places(view)
     victims = np.flatnonzero(may_be_preempted(view, ranking, choice.max_preemptions))
-    cost = choice.preemption_margin * work.recompute * view.running.sum()
+    cost = _recompute_for_all(view, work, choice.preemption_margin)
     chosen: list[PlannedPreemption] = []
     for row in order[~view.running[order]].tolist():
         if len(chosen) == at_most or victims.size == 0:
@@ -99,6 +99,26 @@ def choose_preemptions(
             PlannedPreemption(int(view.handle[victim]), int(ranking.guard_age[victim]), int(view.handle[row]))
         )
     return tuple(chosen)
+
+
+def costliest_to_lose_first(view: EngineView, rows: Ints, ranking: Ranking, work: Work, margin: float) -> Ints:
+    """``rows`` with the running ones among them reordered, for the engine evicts the last where KV memory runs out.
+
+    Last is whoever has most service left beyond what its recompute costs all others: a long request that has come far
+    is dearer to lose than a younger one of the same remaining length. Tiers stay.
+    """
+    places = np.flatnonzero(view.running[rows])
+    running = rows[places]
+    gain = (work.expected - _recompute_for_all(view, work, margin))[running]
+    ordered = rows.copy()
+    ordered[places] = running[np.lexsort((view.handle[running], gain, ranking.tiers[running]))]
+    return ordered
+
+
+def _recompute_for_all(view: EngineView, work: Work, margin: float) -> Floats:
+    """[N] what computing a request's tokens again takes of everybody in the batch, who waits for it."""
+    cost: Floats = margin * work.recompute * view.running.sum()
+    return cost
 
 
 def may_be_preempted(view: EngineView, ranking: Ranking, max_preemptions: int) -> Bools:

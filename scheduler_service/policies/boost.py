@@ -17,4 +17,4 @@ def rank(view: EngineView, lengths: Lengths, work: Work, limit: float) -> Rankin
     return Ranking.preemptive(work.attained + work.per_token, view)
 
 
-POLICY = Policy("boost", rank, uses_predictions=False, ages=True)
+POLICY = Policy("boost", rank, uses_predictions=False, preempts=True, ages=True)

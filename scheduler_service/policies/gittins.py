@@ -57,4 +57,4 @@ def _in_order(view: EngineView) -> tuple[Floats, Floats, Floats]:
     return view.p10, median, np.maximum(median, view.p90)
 
 
-POLICY = Policy("gittins", rank, ages=True)
+POLICY = Policy("gittins", rank, preempts=True, ages=True)

@@ -20,4 +20,4 @@ def rank(view: EngineView, lengths: Lengths, work: Work, limit: float) -> Rankin
     return Ranking.preemptive(token_steps * work.per_token / memory_tokens, view)
 
 
-POLICY = Policy("kv_volume", rank, ages=True)
+POLICY = Policy("kv_volume", rank, preempts=True, ages=True)

@@ -55,6 +55,8 @@ class Policy:
     name: str
     rank: Callable[[EngineView, Lengths, Work, float], Ranking]
     uses_predictions: bool = True
+    preempts: bool = False
+    """Whether it may take a running request's place at all."""
     ages: bool = False
     """Whether its ranks are seconds of service, which waiting may make smaller (`aging`)."""
     moves: bool = False

@@ -13,4 +13,4 @@ def rank(view: EngineView, lengths: Lengths, work: Work, limit: float) -> Rankin
     return Ranking.preemptive(work.remaining, view)
 
 
-POLICY = Policy("srpt", rank, ages=True)
+POLICY = Policy("srpt", rank, preempts=True, ages=True)

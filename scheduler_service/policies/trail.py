@@ -32,4 +32,4 @@ def rank(view: EngineView, lengths: Lengths, work: Work, limit: float) -> Rankin
     return Ranking(work.remaining, -past.astype(np.int64), view.running & ~past, cut_off)
 
 
-POLICY = Policy("trail", rank, ages=True)
+POLICY = Policy("trail", rank, preempts=True, ages=True)

@@ -1,5 +1,7 @@
 """Plans: order, head of the queue, preemptions that pay."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -133,3 +135,19 @@ def test_a_plan_tells_the_age_of_the_prediction_behind_each_rank():
     by_handle = dict(zip(told.handles.tolist(), told.predicted_at_ages.tolist(), strict=True))
     assert by_handle == {1: 9, 2: -1, 3: 0}
     assert told.fallbacks == 1
+
+
+def test_whoever_is_dearest_to_compute_again_is_evicted_last():
+    far, young = running(600, 400) | {"computed_tokens": 3000}, running(5, 300)
+    view = view_of(far, young, prefill_tokens_per_s=1000.0, step_duration_s=0.02)
+    assert plan(view, preemption_limit=1.0).handles.tolist() == [1, 2]
+    assert plan(view, preemption_limit=1.0, preemption_margin=0.0).handles.tolist() == [2, 1]
+    assert plan(view, policy="sjf").handles.tolist() == [2, 1]
+    cached = replace(view, found_again_share=1.0)
+    assert plan(cached, preemption_limit=1.0).handles.tolist() == [2, 1]
+
+
+def test_those_past_their_cut_off_are_evicted_after_all_others_whatever_they_cost():
+    past, young = running(600, 400), running(5, 300) | {"computed_tokens": 3000}
+    view = view_of(past, young, prefill_tokens_per_s=1000.0, step_duration_s=0.02)
+    assert plan(view, preemption_limit=0.5).handles.tolist() == [1, 2]
