@@ -1,6 +1,7 @@
 """Scheduling policies on a simulated engine: the mean, the tail and what each costs.
 
     python -m benchmarks.policies --out benchmarks/results/policies.json --plots docs/policies [--study main]
+    python -m benchmarks.policies --table benchmarks/results/policies.json
 
 Every study is a `trail simulate` sweep whose cells are kept under --cells, so that a stopped one goes on; studies that
 are not asked for keep what the file says of them. Traces are read from ../shared/data where it is there, else those
@@ -11,12 +12,12 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, policy_plots
+from benchmarks import machine, policy_plots, policy_tables
 
 STEPS_FILE = "step-time.json"
 STEP_TIME = Path(__file__).parent / "results" / "simulator-fit.json"
@@ -87,11 +88,17 @@ STUDIES = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the studies asked for, writes after each, and draws what there is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file of results")
-    parser.add_argument("--plots", type=Path, required=True, help="folder of the figures")
+    parser.add_argument("--out", type=Path, help="JSON file of results")
+    parser.add_argument("--plots", type=Path, help="folder of the figures")
+    parser.add_argument("--table", type=Path, help="print the tables of this JSON and do nothing else")
     parser.add_argument("--cells", type=Path, default=Path("out/policies"), help="folder of finished cells")
     parser.add_argument("--study", action="append", choices=list(STUDIES), help="default: all")
     options = parser.parse_args(argv)
+    if options.table:
+        _print_tables(json.loads(options.table.read_text())["studies"])
+        return
+    if not (options.out and options.plots):
+        parser.error("--out and --plots, or --table, are needed")
     options.cells.mkdir(parents=True, exist_ok=True)
     steps = options.cells / STEPS_FILE
     steps.write_text(json.dumps(json.loads(STEP_TIME.read_text())["fit"]["step_time"]))
@@ -105,6 +112,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         results = {"what": "Policies on a simulated engine of 64 slots; seconds", "studies": studies}
         machine.write(options.out, results)
         policy_plots.draw(studies, options.plots)
+
+
+def _print_tables(studies: Mapping[str, Any]) -> None:
+    if {"main", "frontier", "kv-h100"} <= set(studies):
+        print(policy_tables.bars(studies))
+    for name, study in studies.items():
+        print(f"\n{name}: {STUDIES[name].seeds} seeds, {study['predictions']}\n\n{policy_tables.by_load(study)}")
 
 
 if __name__ == "__main__":
