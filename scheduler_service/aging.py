@@ -10,8 +10,9 @@ T ln(T / s) earlier, and those longer than T hardly ahead of each other. T spans
 served (0) to pure shortest first (infinite). At the same mean its tail is shorter than that of linear aging
 (docs/policies.md).
 
-Unless it is told, T is 5.5 times the mean service of a request here, so that it fits fast and slow engines alike; for
-linear aging, whose T has no unit, 1.5.
+Theirs is for known sizes and 1 / T the decay rate of the tail; here it is for the service left, and T, unless it is
+told, 5.5 times the mean service of a request here, so that it fits fast and slow engines alike; for linear aging, whose
+T has no unit, 1.5.
 
 No form depends on the time of the plan: the order of two waiting requests stays while nothing new is known of them.
 """
@@ -31,6 +32,7 @@ MEAN_SERVICES = 5.5
 """T of exponential aging that nobody set, in mean services."""
 _LINEAR = 1.5
 _LEAST = 1e-9
+_LEAST_T_S = 1e-3
 
 
 def aged(ranks: Floats, view: EngineView, work: Work, aging: Aging, aging_s: float | None, fair_share: float) -> Floats:
@@ -43,7 +45,7 @@ def aged(ranks: Floats, view: EngineView, work: Work, aging: Aging, aging_s: flo
         return ranks
     later_s = view.arrival_s + fair_share * view.tenant_service_s[view.tenant]
     if aging == "exponential":
-        shrinking_s = MEAN_SERVICES * view.mean_service_s if aging_s is None else aging_s
+        shrinking_s = max(MEAN_SERVICES * view.mean_service_s, _LEAST_T_S) if aging_s is None else aging_s
         service = np.maximum(ranks, _LEAST) * (work.unit_s / shrinking_s)
         return np.asarray(np.log(-np.expm1(-service)) + later_s / shrinking_s)
     if aging == "linear":

@@ -69,7 +69,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What one engine step changed. `running` is None where the batch did not change."""
+    """What changed. `running` is None where the batch did not; `engine_steps` are those since it was last told, 0:
+    as many as the step numbers differ."""
 
     epoch: Epoch
     step: int
@@ -79,6 +80,7 @@ class Delta:
     preempted: tuple[int, ...] = ()
     finished: tuple[Outcome, ...] = ()
     free_kv_blocks: int = 0
+    engine_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

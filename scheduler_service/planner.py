@@ -29,7 +29,8 @@ class PlannerLimits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """An order of M requests, best first, arrays [M], and the preemptions that it asks for.
+    """An order of M requests, arrays [M], and the preemptions that it asks for: whoever is to be admitted first, or
+    evicted last, comes first.
 
     `ranks` count from 0. `predicted_at_ages` is -1 where a rank rests on no prediction; `fallbacks` counts those for
     which the pairing had to use something else; `preemption_limit` is the c that was used.
@@ -65,8 +66,9 @@ def rank(view: EngineView, choice: PolicyChoice, unit: Unit) -> Ranked:
         ranking = dataclasses.replace(ranking, ranks=ranks)
     ranking = kept(ranking, view, work, choice.deadline_slack_s)
     if not policy.uses_predictions:
-        # Where nothing is predicted, as much is likely to be left as there has been.
-        work = dataclasses.replace(work, remaining=work.attained, expected=work.attained)
+        # Where nothing is predicted, as many tokens are likely to be left as there have been.
+        left = work.remaining + (np.maximum(view.age, 1) - lengths.remaining) * work.per_token
+        work = dataclasses.replace(work, remaining=left, expected=left)
     return Ranked(ranking, lengths, work)
 
 
@@ -83,7 +85,7 @@ def make_plan(view: EngineView, choice: PolicyChoice, limits: PlannerLimits) -> 
     running = view.running[order]
     rows = order[running | (np.cumsum(~running) <= limits.waiting_head)]
     if POLICIES[choice.policy].preempts and choice.preemption_margin:
-        rows = costliest_to_lose_first(view, rows, ranked.ranking, ranked.work, choice.preemption_margin)
+        rows = costliest_to_lose_first(view, rows, ranked.ranking, ranked.work, choice)
     at_most = limits.max_preemptions_per_plan
     return Plan(
         step=view.step,

@@ -33,7 +33,7 @@ class _Places:
         self._blocks = view.free_kv_blocks if view.capacity.kv_blocks else None
         # One token ahead: the first that it generates needs a place as well.
         self._needed = view.kv_blocks_of(view.prompt_tokens + view.age + 1)
-        self._held = view.kv_blocks_of(view.computed_tokens)
+        self._held = view.kv_blocks_of(view.held_tokens())
 
     def admit(self, row: int) -> bool:
         """Take a slot and blocks for a waiting request, if there are any."""
@@ -101,17 +101,21 @@ def choose_preemptions(
     return tuple(chosen)
 
 
-def costliest_to_lose_first(view: EngineView, rows: Ints, ranking: Ranking, work: Work, margin: float) -> Ints:
+def costliest_to_lose_first(
+    view: EngineView, rows: Ints, ranking: Ranking, work: Work, choice: PolicyChoice
+) -> Ints:  # fmt: skip
     """``rows`` with the running ones among them reordered, for the engine evicts the last where KV memory runs out.
 
     Last is whoever has most service left beyond what its recompute costs all others: a long request that has come far
-    is dearer to lose than a younger one of the same remaining length. Tiers stay.
+    is dearer to lose than a younger one of the same remaining length. Tiers stay; within them, those that lost their
+    place often enough, or were overtaken enough, come first.
     """
     places = np.flatnonzero(view.running[rows])
     running = rows[places]
-    gain = (work.expected - _recompute_for_all(view, work, margin))[running]
+    gain = (work.expected - _recompute_for_all(view, work, choice.preemption_margin))[running]
+    exposed = (view.preemptions < choice.max_preemptions) & (view.arrival_s > view.overtaken_before_s)
     ordered = rows.copy()
-    ordered[places] = running[np.lexsort((view.handle[running], gain, ranking.tiers[running]))]
+    ordered[places] = running[np.lexsort((view.handle[running], gain, exposed[running], ranking.tiers[running]))]
     return ordered
 
 

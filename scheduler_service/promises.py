@@ -15,13 +15,15 @@ AT_RISK, OVERTAKEN = -(2**40), -(2**41)
 
 
 def kept(ranking: Ranking, view: EngineView, work: Work, deadline_slack_s: float) -> Ranking:
-    """The ranking with those ahead whose promise would break: earliest deadline, and first come, first."""
-    at_risk, overtaken = deadlines_at_risk(view, work, deadline_slack_s), overtaken_enough(view)
-    if not (at_risk.any() or overtaken.any()):
+    """The ranking with those ahead whose promise would break: earliest deadline, and first come, first. Those that run
+    keep their place."""
+    at_risk, enough = deadlines_at_risk(view, work, deadline_slack_s), overtaken_enough(view)
+    if not (at_risk.any() or enough.any()):
         return ranking
+    overtaken = enough & ~view.running
     tiers = np.where(overtaken, OVERTAKEN, np.where(at_risk, AT_RISK, ranking.tiers))
     ranks = np.where(overtaken, view.arrival_s, np.where(at_risk, view.deadline_s, ranking.ranks))
-    return dataclasses.replace(ranking, ranks=ranks, tiers=tiers, preemptible=ranking.preemptible & ~at_risk)
+    return dataclasses.replace(ranking, ranks=ranks, tiers=tiers, preemptible=ranking.preemptible & ~at_risk & ~enough)
 
 
 def deadlines_at_risk(view: EngineView, work: Work, slack_s: float) -> Bools:
@@ -36,5 +38,5 @@ def deadlines_at_risk(view: EngineView, work: Work, slack_s: float) -> Bools:
 
 
 def overtaken_enough(view: EngineView) -> Bools:
-    """[N]: waits, and later arrivals have had as much service as the bound of overtaking allows."""
-    return np.asarray(~view.running & (view.arrival_s <= view.overtaken_before_s))
+    """[N]: later arrivals have had as much service as the bound of overtaking allows."""
+    return np.asarray(view.arrival_s <= view.overtaken_before_s)

@@ -38,7 +38,7 @@ class SchedulerSettings(ServerSettings):
     """What waiting is worth: none, linear or exponential."""
     aging_s: float | None = Field(default=None, ge=1e-3, allow_inf_nan=False)
     """Seconds of waiting in which service counts e times less; linear: that weigh as much as one of service.
-    Unset: 5.5 times the mean service of a request."""
+    Unset: 5.5 times the mean service of a request; linear: 1.5."""
     overtaking_s: float = Field(default=60.0, ge=0, allow_inf_nan=False)
     """Service that later arrivals may get before a waiting request, seconds of the engine; 0: no bound."""
     preemption_ratio: float = Field(default=4.0, ge=1, allow_inf_nan=False)

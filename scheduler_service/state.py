@@ -59,6 +59,8 @@ class EngineState:
         self._inbox = PredictionInbox(self.requests, Lender())
         self._finished = 0
         self._mean_output_tokens, self._mean_prompt_tokens = assumed.output_tokens, 0.0
+        self._in_prefill = np.zeros(0, np.uint64)
+        """Handles of the last report's batch whose prompts were not complete."""
 
     def declare(self, requests: Iterable[Declaration]) -> bool:
         """Add waiting requests; True where one of them has no prediction yet."""
@@ -76,7 +78,7 @@ class EngineState:
         if delta.step <= self.step:
             return Applied(stale=True)
         heard_before = self.step >= 0
-        steps, self.step = delta.step - self.step, delta.step
+        steps, self.step = delta.engine_steps or delta.step - self.step, delta.step
         self.free_kv_blocks = delta.free_kv_blocks
         unpredicted = self.declare(delta.arrived)
         unknown = self._preempt(delta.preempted)
@@ -84,10 +86,12 @@ class EngineState:
         if delta.running is not None:
             batch = self.requests.rows_of(delta.running.handles.tolist())
             unknown += int((batch < 0).sum())
+            # Of a request that is gone after its prefill nobody hears how much it computed.
+            all_told = bool(np.isin(self._in_prefill, delta.running.handles).all())
             gained, progressed = self._run(delta.running, batch, steps)
             # Of the steps before the first that it hears of, a stream knows neither the number nor what they computed.
             if delta.step_duration_s > 0 and heard_before:
-                self._measure(batch[batch >= 0], gained, steps, delta.step_duration_s)
+                self._measure(batch[batch >= 0], gained, steps, delta.step_duration_s, all_told=all_told)
         finished = tuple(filter(None, map(self._finish, delta.finished)))
         unknown += len(delta.finished) - len(finished)
         return Applied(progressed, unpredicted, unknown, finished=finished)
@@ -139,9 +143,9 @@ class EngineState:
         known = batch >= 0
         rows, table = batch[known], self.requests.rows
         gained = np.maximum(running.computed_tokens[known] - table["computed_tokens"][rows], 0)
+        came = ~table["running"][rows]
         if steps == 1:
             # What a newcomer comes with was found in the prefix cache, and not computed.
-            came = ~table["running"][rows]
             gained[came] = 0
             self._resume(rows[came], running.computed_tokens[known][came])
         progressed = bool((running.ages[known] > table["age"][rows]).any())
@@ -155,6 +159,7 @@ class EngineState:
         table["age"][rows] = np.maximum(running.ages[known], table["age"][rows])
         table["age_at_preemption"][back] = table["age"][back]
         table["computed_tokens"][rows] = running.computed_tokens[known]
+        self._in_prefill = running.handles[known][running.computed_tokens[known] < table["prompt_tokens"][rows]]
         return gained, progressed
 
     def _resume(self, rows: Ints, computed: Ints) -> None:
@@ -164,8 +169,8 @@ class EngineState:
         had = (table["prompt_tokens"][rows] + table["age"][rows] - 1)[again]
         self._recompute.resumed(int(had.sum()), int(np.minimum(computed[again], had).sum()))
 
-    def _measure(self, rows: Ints, gained: Ints, steps: int, duration_s: float) -> None:
-        """Takes in what a step of ``duration_s`` did for the requests that ran in it."""
+    def _measure(self, rows: Ints, gained: Ints, steps: int, duration_s: float, *, all_told: bool) -> None:
+        """Takes in what a step of ``duration_s`` did for the requests that ran in it; ``all_told``: all prefill."""
         table = self.requests.rows
         self._overtaking.served(table["arrival_s"][rows], steps * duration_s)
         self._tenants.served(table["tenant"][rows], steps * duration_s)
@@ -174,7 +179,7 @@ class EngineState:
         # More than the budget cannot have been computed: the rest came from the prefix cache. Prefill that is
         # spread over several steps cannot be set against the duration of the newest.
         budget = self.capacity.step_token_budget or prefill_tokens
-        if prefill_tokens == 0 or (steps == 1 and prefill_tokens <= budget):
+        if all_told and (prefill_tokens == 0 or (steps == 1 and prefill_tokens <= budget)):
             self._pace.observe(duration_s, prefill_tokens)
 
     def _finish(self, outcome: Outcome) -> Finished | None:

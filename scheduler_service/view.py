@@ -111,6 +111,13 @@ class EngineView:
         """The same engine with its requests picked, or reordered, by row number."""
         return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in ROW.names or ()})
 
+    def held_tokens(self) -> Ints:
+        """[N] KV entries once the newest step, which a report tells as it begins, is done."""
+        budget = self.capacity.step_token_budget
+        all_tokens = self.prompt_tokens + self.age
+        after = np.minimum(all_tokens, self.computed_tokens + budget) if budget else all_tokens
+        return np.where(self.running, np.maximum(after, self.computed_tokens), self.computed_tokens)
+
     @property
     def kv_used_share(self) -> float:
         """Of the KV blocks, how many are taken; 0 where the engine did not tell."""

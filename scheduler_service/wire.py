@@ -82,6 +82,7 @@ def delta(message: scheduler_pb2.StateDelta, max_rows: int) -> Delta:
         preempted=tuple(message.preempted),
         finished=tuple(_outcome(outcome) for outcome in message.finished),
         free_kv_blocks=message.free_kv_blocks,
+        engine_steps=message.engine_steps,
     )
 
 

@@ -38,13 +38,15 @@ def expected_work(view: EngineView, lengths: Lengths, unit: Unit) -> Work:
     """
     step_s, rate = view.step_duration_s, view.prefill_tokens_per_s
     lost = 1 - view.found_again_share
-    recompute_s = view.computed_tokens / rate * lost
+    held = view.held_tokens()
+    recompute_s = held / rate * lost
     if unit == "tokens":
         age = view.age.astype(float)
         return Work(lengths.remaining, lengths.expected, lengths.total, age, recompute_s / step_s, unit_s=step_s)
     # The newest generated token's KV entry is made by the decode step that `remaining` counts already.
-    to_compute = view.prompt_tokens + view.age - (view.age > 0) - view.computed_tokens
-    prefill_s = np.where(view.running | (view.preemptions == 0), 1.0, lost) * to_compute.clip(min=0) / rate
+    to_compute = view.prompt_tokens + view.age - (view.age > 0) - held
+    resumes = ~view.running & (view.preemptions > 0) & (view.age > 0)
+    prefill_s = np.where(resumes, lost, 1.0) * to_compute.clip(min=0) / rate
     prompt_s = view.prompt_tokens / rate
     return Work(
         prefill_s + lengths.remaining * step_s,

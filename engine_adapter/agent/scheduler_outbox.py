@@ -14,8 +14,10 @@ class _Waiting:
     reused: dict[int, Arrived] = field(default_factory=dict)
     """Arrivals whose handle is still among the finished: they wait for the message after that."""
     finished: dict[int, Finished] = field(default_factory=dict)
-    preempted: list[int] = field(default_factory=list)
+    preempted: dict[int, None] = field(default_factory=dict)
+    """Each once, in the order of their first preemption."""
     step: Step | None = None
+    steps: int = 0
 
 
 class SchedulerOutbox:
@@ -54,7 +56,8 @@ class SchedulerOutbox:
         if not self._collecting:
             return
         self._waiting.step, self.engine_step = step, step.step
-        self._waiting.preempted.extend(step.preempted.tolist())
+        self._waiting.steps += 1
+        self._waiting.preempted |= dict.fromkeys(step.preempted.tolist())
 
     def finished(self, finished: Finished) -> None:
         if self._collecting:
@@ -69,9 +72,10 @@ class SchedulerOutbox:
             return None
         message = scheduler_pb2.StateDelta(
             arrived=[declaration(r, r.age_tokens, len(r.prompt_token_ids)) for r in waiting.arrived.values()],
-            preempted=waiting.preempted,
+            preempted=list(waiting.preempted),
             finished=[_outcome(finished) for finished in waiting.finished.values()],
             free_kv_blocks=self._free_kv_blocks,
+            engine_steps=waiting.steps,
         )
         if waiting.step is not None:
             message.running.CopyFrom(_running(waiting.step))

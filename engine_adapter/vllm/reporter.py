@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.request import Request, RequestStatus
 
@@ -38,8 +39,12 @@ class _Living:
 class Reporter:
     """One engine's events, from its scheduler's point of view."""
 
-    def __init__(self, ring: RingProducer, engine: Engine) -> None:
-        self._ring, self._engine = ring, engine
+    def __init__(self, ring: RingProducer, engine: Engine, *, ahead: bool) -> None:
+        """``ahead``: a step is scheduled while the one before it is still under way (asynchronous scheduling)."""
+        self._ring, self._engine, self._ahead = ring, engine, ahead
+        self._last: dict[str, int] = {}
+        self._before_last: dict[str, int] = {}
+        """Tokens that the last two steps were to compute, by request."""
         self._living: dict[str, _Living] = {}
         self._by_handle: dict[int, str] = {}
         self._last_step_ns = 0
@@ -99,9 +104,13 @@ class Reporter:
         now_ns = time.monotonic_ns()
         gone = list(preempted)
         self._follow_progress(running, output)
-        duration_s = (now_ns - self._last_step_ns) / 1e9 if self._last_step_ns else 0.0
-        self._last_step_ns = now_ns if output.total_num_scheduled_tokens else 0
-        living, scheduled = self._living, output.num_scheduled_tokens
+        computed = self._computed_tokens(running, output)
+        # What has passed since a step was scheduled is its own time; ahead, that of the one before it.
+        known = self._last and (self._before_last or not self._ahead)
+        duration_s = (now_ns - self._last_step_ns) / 1e9 if known else 0.0
+        self._last_step_ns = now_ns
+        self._before_last, self._last = self._last, output.num_scheduled_tokens
+        living = self._living
         record = Step(
             step=number,
             monotonic_ns=now_ns,
@@ -111,14 +120,17 @@ class Reporter:
             waiting=waiting,
             running=np.array([living[r.request_id].handle for r in running], np.uint64),
             ages=np.array([r.num_output_tokens for r in running], np.uint32),
-            # As the batch goes into the step: vLLM has counted what the step is going to compute already.
-            computed_tokens=np.array(
-                [max(r.num_computed_tokens - scheduled.get(r.request_id, 0), 0) for r in running], np.uint32
-            ),
+            computed_tokens=computed,
             preempted=np.array(gone, np.uint64),
             preempted_by_plan=preempted_by_plan,
         )
         self._ring.write(record.pack())
+
+    def _computed_tokens(self, running: list[Request], output: SchedulerOutput) -> npt.NDArray[np.uint32]:
+        """[N] KV entries that there are: vLLM has counted what this step and those under way are going to compute."""
+        now, under_way = output.num_scheduled_tokens, self._last if self._ahead else {}
+        there = [r.num_computed_tokens - now.get(r.request_id, 0) - under_way.get(r.request_id, 0) for r in running]
+        return np.array(there, np.int64).clip(min=0).astype(np.uint32)
 
     def _follow_progress(self, running: list[Request], output: SchedulerOutput) -> None:
         scheduled = output.num_scheduled_tokens

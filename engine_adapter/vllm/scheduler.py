@@ -51,6 +51,7 @@ class PlanMixin(_Base):
                 kv_block_tokens=self.block_size,
                 step_token_budget=self.max_num_scheduled_tokens,
             ),
+            ahead=isinstance(self, AsyncScheduler),
         )
         self._plan: BoardPlan | None = None
         self._ranks: dict[int, float] = {}

@@ -11,12 +11,15 @@ from scheduler_service.policies.ranking import Policy, Ranking
 from scheduler_service.view import EngineView
 from scheduler_service.work import Work
 
+_REQUESTS = 64
+
 
 def rank(view: EngineView, lengths: Lengths, work: Work, limit: float) -> Ranking:
     """Seconds of the whole memory; every running request may lose its place."""
     held, to_come = view.prompt_tokens + view.age, lengths.remaining
     token_steps = to_come * (held + (to_come + 1) / 2)
-    memory_tokens = max(view.capacity.kv_blocks * view.capacity.kv_block_tokens, 1)
+    # An engine that did not tell its memory is taken to have room for 64 requests of this length.
+    memory_tokens = view.capacity.kv_blocks * view.capacity.kv_block_tokens or _REQUESTS * (held + to_come)
     return Ranking.preemptive(token_steps * work.per_token / memory_tokens, view)
 
 

@@ -194,10 +194,13 @@ class StateDelta(_message.Message):
     PREEMPTED_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
     FREE_KV_BLOCKS_FIELD_NUMBER: _builtins.int
+    ENGINE_STEPS_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     step_duration_s: _builtins.float
     """Duration of the newest step, seconds; 0: unknown."""
     free_kv_blocks: _builtins.int
+    engine_steps: _builtins.int
+    """Steps of the engine since the last delta that told its batch; 0: as many as the step numbers differ."""
     @_builtins.property
     def epoch(self) -> _engine_pb2.Epoch: ...
     @_builtins.property
@@ -221,10 +224,11 @@ class StateDelta(_message.Message):
         preempted: _abc.Iterable[_builtins.int] | None = ...,
         finished: _abc.Iterable[Global___Outcome] | None = ...,
         free_kv_blocks: _builtins.int = ...,
+        engine_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "running", b"running"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrived", b"arrived", "epoch", b"epoch", "finished", b"finished", "free_kv_blocks", b"free_kv_blocks", "preempted", b"preempted", "running", b"running", "step", b"step", "step_duration_s", b"step_duration_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrived", b"arrived", "engine_steps", b"engine_steps", "epoch", b"epoch", "finished", b"finished", "free_kv_blocks", b"free_kv_blocks", "preempted", b"preempted", "running", b"running", "step", b"step", "step_duration_s", b"step_duration_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -329,7 +333,9 @@ class EnginePlan(_message.Message):
     def epoch(self) -> _engine_pb2.Epoch: ...
     @_builtins.property
     def handles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Lower first. Every running request and the head of the waiting ones, best first."""
+        """Lower first. Every running request and the head of the waiting ones; whoever is to be admitted first, or evicted
+        last, comes first.
+        """
 
     @_builtins.property
     def ranks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
@@ -480,8 +486,8 @@ class PolicySettings(_message.Message):
     aging: _builtins.str
     """What waiting is worth: none, linear, exponential."""
     aging_s: _builtins.float
-    """Seconds of waiting in which the service that counts shrinks by e, or that weigh as much as one of service;
-    negative: by the mean service of a request.
+    """T of the aging, seconds: of waiting in which service counts e times less, or that weigh as much as one of service;
+    negative: the scheduler's own choice.
     """
     overtaking_s: _builtins.float
     """Service that later arrivals may get before a waiting request, seconds of the engine; 0: no bound."""

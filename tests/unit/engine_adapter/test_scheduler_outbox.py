@@ -30,6 +30,20 @@ def test_the_newest_batch_wins_and_everything_else_adds_up() -> None:
     assert waiting.take() is None
 
 
+def test_a_message_tells_how_many_steps_it_covers_and_each_victim_once() -> None:
+    waiting, _ = outbox()
+    for number in (4, 5, 6):
+        waiting.stepped(step(number, {"a": number}, preempted=["x", "y"][: number - 4]))
+    delta = waiting.take()
+    assert delta is not None
+    assert delta.engine_steps == 3
+    assert list(delta.preempted) == [handle_of("x"), handle_of("y")]
+    waiting.arrived(arrived("c"))
+    only_arrived = waiting.take()
+    assert only_arrived is not None
+    assert only_arrived.engine_steps == 0
+
+
 def test_without_a_step_the_batch_is_absent_and_free_blocks_are_still_told() -> None:
     waiting, _ = outbox()
     waiting.arrived(arrived("a"))

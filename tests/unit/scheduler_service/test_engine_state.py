@@ -181,6 +181,25 @@ def test_step_time_and_prefill_rate_are_measured(state: EngineState):
     assert state.view().prefill_tokens_per_s == pytest.approx(2000, rel=0.1)
 
 
+def test_of_merged_steps_nobody_knows_what_was_found_in_the_cache(state: EngineState):
+    for step in range(2, 20):
+        state.apply(delta(step, arrived=(request(100 + step),)))
+    state.apply(delta(20, running=batch(h1=1001), engine_steps=1))
+    state.apply(delta(21, preempted=(1,), running=batch(), engine_steps=1))
+    # The engine's own number may lag behind that of the message.
+    state.apply(delta(22, step_duration_s=0.1, running=batch(h1=1003), engine_steps=3))
+    assert state.view().found_again_share == 0
+
+
+def test_prefill_of_a_request_that_ended_with_its_first_token_makes_no_step_a_decode(state: EngineState):
+    for step in range(2, 40):
+        state.apply(delta(step, step_duration_s=0.1, running=batch(h1=step + 4)))
+    entered = replace(batch(h1=44, h2=0), computed_tokens=np.array([53, 0]))
+    state.apply(delta(40, step_duration_s=0.1, running=entered))
+    state.apply(delta(41, step_duration_s=9.0, running=batch(h1=45), finished=(Outcome(2, "length", 1),)))
+    assert state.view().step_duration_s == pytest.approx(0.1)
+
+
 def test_what_a_request_resumes_with_was_not_lost_and_is_not_prefill(state: EngineState):
     prefill_before = state.view().prefill_tokens_per_s
     state.apply(delta(2, step_duration_s=0.1, running=batch(h1=1001)))

@@ -151,3 +151,36 @@ def test_those_past_their_cut_off_are_evicted_after_all_others_whatever_they_cos
     past, young = running(600, 400), running(5, 300) | {"computed_tokens": 3000}
     view = view_of(past, young, prefill_tokens_per_s=1000.0, step_duration_s=0.02)
     assert plan(view, preemption_limit=0.5).handles.tolist() == [1, 2]
+
+
+def test_a_request_in_prefill_is_priced_by_what_it_holds_when_the_plan_comes():
+    begun = running(0, 300) | {"prompt_tokens": 2000, "computed_tokens": 0}
+    rows = begun, *(running(5, 20) for _ in range(31)), waiting(10)
+    engine = {"prefill_tokens_per_s": 4000.0, "step_duration_s": 0.02}
+    assert not plan(view_of(*rows, capacity=full(32), **engine)).preemptions
+    little = full(32, step_token_budget=100)
+    assert plan(view_of(*rows, capacity=little, **engine)).preemptions
+
+
+def test_a_request_that_lost_its_place_often_enough_or_was_overtaken_enough_is_evicted_last():
+    def order(**more: object) -> list[int]:
+        long, short = running(50, 500), running(50, 400)
+        changed = {name: more.pop(name) for name in ("preemptions", "arrival_s") if name in more}
+        return plan(view_of(long | changed, short, **more), preemption_limit=1.0, max_preemptions=3).handles.tolist()
+
+    assert order() == [2, 1]
+    assert order(preemptions=3) == [1, 2]
+    assert order(arrival_s=900.0, overtaken_before_s=950.0) == [1, 2]
+
+
+def test_only_tokens_that_were_computed_once_may_be_found_again():
+    lost_in_prefill = waiting(10) | {"prompt_tokens": 8000, "preemptions": 1, "age_at_preemption": 0}
+    resumes = waiting(10, age=5) | {"prompt_tokens": 8000, "preemptions": 1, "age_at_preemption": 5}
+    view = view_of(lost_in_prefill, resumes, prefill_tokens_per_s=1000.0, found_again_share=0.9)
+    seconds = rank(view, PolicyChoice("srpt", aging="none"), "seconds").work.remaining
+    assert seconds[0] == pytest.approx(8.2)
+    assert seconds[1] == pytest.approx(1.0, abs=0.01)
+
+
+def test_an_engine_whose_requests_took_no_time_is_planned_for():
+    assert plan(view_of(waiting(10), waiting(5), mean_service_s=0.0)).handles.tolist() == [1, 2]

@@ -50,13 +50,13 @@ def test_sjf_ranks_by_prompt_and_first_total_and_no_later_word_moves_it():
 def test_srpt_ranks_by_what_is_left_with_the_prefill_still_to_do():
     half_way = running(0, 100, prompt_tokens=1000, computed_tokens=600)
     evicted = waiting(30, age=41, preemptions=1, age_at_preemption=41)
-    view = view_of(waiting(50), running(80, 40), half_way, evicted)
+    view = view_of(waiting(50), running(80, 40), half_way, evicted, capacity=Capacity(step_token_budget=100))
     found = ranking_of(view, "srpt")
     # The last token that it made needs no prefill: the step that goes on from it computes it.
     left_s = [
         PREFILL_S + 50 * STEP_S,
         40 * STEP_S,
-        400 / RATE + 100 * STEP_S,
+        300 / RATE + 100 * STEP_S,  # a hundred are under way
         (PROMPT_TOKENS + 40) / RATE + 30 * STEP_S,
     ]
     assert found.ranks == pytest.approx(left_s)
@@ -188,7 +188,7 @@ def test_gittins_believes_its_pairing_and_not_the_predictor_from_the_first_token
     assert gittins_tokens(view_of(row), predictor) == pytest.approx(500.0)
 
 
-@pytest.mark.parametrize("age", [2, 128, 500])
+@pytest.mark.parametrize("age", [8, 128, 500])
 def test_boost_preempts_by_what_requests_had_for_it_knows_no_more(age: int):
     view = view_of({"running": True, "age": age, "computed_tokens": 9 + age}, {}, capacity=full(1))
     (exchange,) = make_plan(
