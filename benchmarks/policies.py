@@ -66,22 +66,24 @@ class Study:
 MEASURED = "measured:docs/accuracy"
 SHORT_KV = ("--kv-blocks", str(KV_BLOCKS))
 WINDOW = ("--duration-s", "60")
+NO_AGING = "default:aging=none"
 STUDIES = {
-    "main": Study("poisson:alpaca", BASIC, LOADS, 10),
-    "frontier": Study("poisson:alpaca", ["fcfs", "oracle", "default", *EXPONENTIAL, *LINEAR], (1.1,), 10),
-    "kv": Study("poisson:alpaca", [*BASIC, "default:aging=none"], LOADS, 5, more=SHORT_KV),
+    "main": Study("poisson:alpaca", BASIC, (0.95, 1.1), 10),
+    "loads": Study("poisson:alpaca", BASIC, (0.5, 0.8, 1.5), 5),
     "kv-h100": Study(
-        "poisson:alpaca", [*BASIC, "default:aging=none"], (0.95, 1.1, 1.3, 1.5), 5, more=SHORT_KV, measured_steps=True
+        "poisson:alpaca", [*BASIC, NO_AGING], (0.95, 1.1, 1.3, 1.5), 3, more=SHORT_KV, measured_steps=True
     ),
-    "limit": Study("poisson:alpaca", ["fcfs", "oracle", "default", *CUTS], (1.1,), 5),
-    "all": Study("poisson:alpaca", ALL, (0.95, 1.1), 5),
-    "measured": Study("poisson:alpaca", [*BASIC, "default:predictor=shuffled"], LOADS, 5, MEASURED),
-    "azure": Study(str(AZURE), BASIC, LOADS, 3, more=WINDOW),
-    "mooncake": Study(str(MOONCAKE), BASIC, LOADS, 3, more=WINDOW),
-    "kv-all": Study("poisson:alpaca", ALL, (1.1,), 5, more=SHORT_KV),
-    "measured-all": Study("poisson:alpaca", ALL, (1.1,), 5, MEASURED),
-    "azure-all": Study(str(AZURE), ALL, (1.1,), 3, more=WINDOW),
-    "mooncake-all": Study(str(MOONCAKE), ALL, (1.1,), 3, more=WINDOW),
+    "frontier": Study("poisson:alpaca", ["fcfs", "oracle", "default", *EXPONENTIAL, *LINEAR], (1.1,), 5),
+    "all": Study("poisson:alpaca", ALL, (1.1,), 5),
+    "measured": Study("poisson:alpaca", [*BASIC, "default:predictor=shuffled"], (0.95, 1.1, 1.5), 3, MEASURED),
+    "azure": Study(str(AZURE), BASIC, LOADS, 2, more=WINDOW),
+    "kv": Study("poisson:alpaca", [*BASIC, NO_AGING], (0.8, 1.1, 1.5), 3, more=SHORT_KV),
+    "mooncake": Study(str(MOONCAKE), BASIC, LOADS, 2, more=WINDOW),
+    "limit": Study("poisson:alpaca", ["fcfs", "oracle", "default", *CUTS], (1.1,), 3),
+    "kv-all": Study("poisson:alpaca", ALL, (1.1,), 3, more=SHORT_KV),
+    "azure-all": Study(str(AZURE), ALL, (1.1,), 2, more=WINDOW),
+    "measured-all": Study("poisson:alpaca", ALL, (1.1,), 3, MEASURED),
+    "mooncake-all": Study(str(MOONCAKE), ALL, (1.1,), 2, more=WINDOW),
 }
 
 

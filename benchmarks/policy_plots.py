@@ -16,9 +16,10 @@ def draw(studies: Mapping[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if "frontier" in studies:
         _frontier(studies["frontier"]["runs"]).savefig(folder / "frontier.svg")
-    for name in ("main", "kv", "azure", "mooncake"):
+    for name in ("loads", "kv", "kv-h100", "azure", "mooncake", "measured"):
         if name in studies:
-            _by_load(studies[name]["runs"]).savefig(folder / f"{name}.svg")
+            more = studies["main"]["runs"] if name == "loads" and "main" in studies else []
+            _by_load([*studies[name]["runs"], *more]).savefig(folder / f"{name}.svg")
 
 
 def mean_of(runs: Runs, policy: str, load: float, figure: str) -> float:

@@ -85,7 +85,7 @@ def make_plan(view: EngineView, choice: PolicyChoice, limits: PlannerLimits) -> 
     running = view.running[order]
     rows = order[running | (np.cumsum(~running) <= limits.waiting_head)]
     if POLICIES[choice.policy].preempts and choice.preemption_margin:
-        rows = costliest_to_lose_first(view, rows, ranked.ranking, ranked.work, choice)
+        rows = costliest_to_lose_first(view, rows, ranked.ranking, ranked.work, choice.preemption_margin)
     at_most = limits.max_preemptions_per_plan
     return Plan(
         step=view.step,

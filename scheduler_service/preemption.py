@@ -101,19 +101,17 @@ def choose_preemptions(
     return tuple(chosen)
 
 
-def costliest_to_lose_first(
-    view: EngineView, rows: Ints, ranking: Ranking, work: Work, choice: PolicyChoice
-) -> Ints:  # fmt: skip
+def costliest_to_lose_first(view: EngineView, rows: Ints, ranking: Ranking, work: Work, margin: float) -> Ints:
     """``rows`` with the running ones among them reordered, for the engine evicts the last where KV memory runs out.
 
     Last is whoever has most service left beyond what its recompute costs all others: a long request that has come far
-    is dearer to lose than a younger one of the same remaining length. Tiers stay; within them, those that lost their
-    place often enough, or were overtaken enough, come first.
+    is dearer to lose than a younger one of the same remaining length. Tiers stay; within them, those that were
+    overtaken enough come first.
     """
     places = np.flatnonzero(view.running[rows])
     running = rows[places]
-    gain = (work.expected - _recompute_for_all(view, work, choice.preemption_margin))[running]
-    exposed = (view.preemptions < choice.max_preemptions) & (view.arrival_s > view.overtaken_before_s)
+    gain = (work.expected - _recompute_for_all(view, work, margin))[running]
+    exposed = view.arrival_s > view.overtaken_before_s
     ordered = rows.copy()
     ordered[places] = running[np.lexsort((view.handle[running], gain, exposed[running], ranking.tiers[running]))]
     return ordered
