@@ -17,7 +17,7 @@ from sidecar.cli.simulate.cells import Cell, Experiment
 from sidecar.cli.simulate.errors import SimulateError
 from sidecar.cli.simulate.given import Given
 from sidecar.cli.simulate.progress import progress_bar
-from sidecar.cli.simulate.summary import baseline_of, summarise, table_of
+from sidecar.cli.simulate.summary import baseline_of, summarise, tables_of
 from sidecar.cli.simulate.sweep import run_sweep
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -93,7 +93,7 @@ def _show(report: dict[str, Any], fit: StepFit | None) -> None:
             f"median relative error {fit.median_relative_error:.1%}"
         )
     console.print(f"load 1 is {report['experiment']['capacity_rps']:.4g} requests a second")
-    console.print(table_of(report["summary"], report["baseline"]))
+    console.print(*tables_of(report["summary"], report["baseline"]), sep="\n\n")
 
 
 def _list_policies() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ FIGURES = (
 GAINS = "mean_latency_s", "p99_latency_s", "mean_ttft_s"
 SHOWN = {
     "mean_latency_s": "mean", "p95_latency_s": "p95", "p99_latency_s": "p99", "mean_ttft_s": "TTFT",
-    "p99_ttft_s": "TTFT p99", "max_wait_s": "longest wait", "preemptions": "preempted",
+    "max_wait_s": "longest\nwait", "preemptions": "pre-\nempted",
 }  # fmt: skip
 T_975 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
@@ -49,26 +49,36 @@ def summarise(runs: Sequence[Run], baseline: str) -> list[dict[str, Any]]:
     return summary
 
 
-def table_of(summary: Sequence[Mapping[str, Any]], baseline: str) -> Table:
-    """For a terminal: seconds with half intervals; below them the baseline's figure divided by this one."""
-    title = f"latency and waits in seconds, mean over seeds ± 95 %; below: {baseline} divided by it, with its interval"
-    table = Table(title=title, title_justify="left", show_lines=True)
+def tables_of(summary: Sequence[Mapping[str, Any]], baseline: str) -> list[Table]:
+    """For a terminal of 80 columns: figures, and the baseline's divided by each, both with 95 % over seeds."""
+    figures = _table("seconds, mean over seeds ± 95 %", SHOWN.values())
+    gains = _table(f"{baseline} divided by it, with 95 %", [SHOWN[name] for name in GAINS])
+    by_load = sorted(summary, key=lambda each: float(each["load"]))
+    for entry, after in zip(by_load, [*by_load[1:], None], strict=True):
+        name, last = (f"{entry['load']:.4g}", entry["policy"]), after is None or after["load"] != entry["load"]
+        figures.add_row(*name, *(_figure(entry, each) for each in SHOWN), end_section=last)
+        gains.add_row(*name, *(_gained(entry["gains"][each]) for each in GAINS), end_section=last)
+    return [figures, gains]
+
+
+def _table(title: str, columns: Iterable[str]) -> Table:
+    table = Table(title=title, title_justify="left")
     table.add_column("load", justify="right")
-    table.add_column("policy", overflow="fold")
-    for name in SHOWN.values():
-        table.add_column(name, justify="right", overflow="fold")
-    for entry in sorted(summary, key=lambda each: float(each["load"])):
-        table.add_row(f"{entry['load']:.4g}", entry["policy"], *(_shown(entry, name) for name in SHOWN))
+    table.add_column("policy", overflow="fold", min_width=10)
+    for name in columns:
+        table.add_column(name, justify="right")
     return table
 
 
-def _shown(entry: Mapping[str, Any], name: str) -> str:
-    half, gain = entry["ci95"][name], entry["gains"].get(name)
-    text = f"{entry[name]:.3g}" + (f" ±{half:.2g}" if half is not None else "")
+def _figure(entry: Mapping[str, Any], name: str) -> str:
+    half = entry["ci95"][name]
+    return f"{entry[name]:.3g}" + (f"\n±{half:.2g}" if half is not None else "")
+
+
+def _gained(gain: Mapping[str, float] | None) -> str:
     if gain is None:
-        return text
-    bounds = f" {gain['low']:.2f}-{gain['high']:.2f}" if gain["low"] is not None else ""
-    return f"{text}\n{gain['ratio']:.2f}{bounds}"
+        return "-"
+    return f"{gain['ratio']:.2f}" + (f"\n{gain['low']:.2f} to {gain['high']:.2f}" if gain["low"] is not None else "")
 
 
 def mean_and_half(values: Sequence[float]) -> tuple[float, float | None]:
