@@ -25,7 +25,7 @@ STEP_TIME = Path(__file__).parent / "results" / "simulator-fit.json"
 DATA = Path(__file__).parents[2] / "shared" / "data"
 AZURE = DATA / "azure2023" / "AzureLLMInferenceTrace_conv.csv"
 MOONCAKE = DATA / "mooncake" / "synthetic_trace.jsonl"
-LINEAR = [f"default:aging=linear:aging_s={aging_s:g}" for aging_s in (2.5, 1.67, 1.25, 1)]
+LINEAR = [f"default:aging=linear:aging_s={aging_s:g}" for aging_s in (2.5, 1.67, 1.25, 1, 0.8, 0.67)]
 EXPONENTIAL = [f"default:aging_s={aging_s:g}" for aging_s in (1, 3, 4, 6, 8, 12)]
 CUTS = [f"default:c={c:g}" for c in (0, 0.2, 0.5, 1)]
 BASIC = ["fcfs", "oracle", "paper", "default"]

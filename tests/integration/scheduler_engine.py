@@ -90,9 +90,11 @@ class Engine:
         await self.send(delta=scheduler_pb2.StateDelta(**fields))
         return self._step
 
-    async def plan(self, wanted: Callable[[scheduler_pb2.EnginePlan], bool], what: str) -> scheduler_pb2.EnginePlan:
-        """The first plan from now on that is as wanted."""
-        seen = len(self.plans)
+    async def plan(
+        self, wanted: Callable[[scheduler_pb2.EnginePlan], bool], what: str, *, after: int | None = None
+    ) -> scheduler_pb2.EnginePlan:
+        """The first plan from now on, or after the first ``after`` ones, that is as wanted."""
+        seen = len(self.plans) if after is None else after
         return await until(lambda: next(filter(wanted, self.plans[seen:]), None), what)
 
     def plans_stopped_for(self, seconds: float) -> bool:

@@ -23,8 +23,8 @@ def predictor(valkey: Valkey) -> Predictor:
     return Predictor(valkey, ENGINE)
 
 
-async def planned(connected: Engine, order: list[int]) -> scheduler_pb2.EnginePlan:
-    return await connected.plan(lambda plan: list(plan.handles) == order, f"a plan ordered {order}")
+async def planned(connected: Engine, order: list[int], after: int | None = None) -> scheduler_pb2.EnginePlan:
+    return await connected.plan(lambda plan: list(plan.handles) == order, f"a plan ordered {order}", after=after)
 
 
 async def test_published_predictions_change_the_plan(channel: grpc.aio.Channel, predictor: Predictor):
@@ -111,15 +111,17 @@ async def test_a_policy_set_while_running_makes_the_next_plan(channel: grpc.aio.
         predictor.publish(3, {1: 500.0, 2: 100.0, 3: 5.0})
         await connected.step({1: 3, 2: 3})
         await planned(connected, [3, 2, 1])
+        seen = len(connected.plans)
         choice = scheduler_pb2.PolicySettings(policy="fcfs")
         answer = await admin.SetPolicy(scheduler_pb2.SetPolicyRequest(engine_id=ENGINE, policy=choice))
         assert (answer.policy.policy, answer.policy.predictor) == ("fcfs", "per_step")
-        plan = await planned(connected, [1, 2, 3])
+        plan = await planned(connected, [1, 2, 3], after=seen)
         assert (plan.policy, len(plan.preemptions)) == ("fcfs", 0)
         assert (await admin.GetPolicy(scheduler_pb2.GetPolicyRequest(engine_id="other"))).policy.policy == "trail"
+        seen = len(connected.plans)
         never = scheduler_pb2.PolicySettings(policy="trail", preemption_limit=0.0)
         await admin.SetPolicy(scheduler_pb2.SetPolicyRequest(policy=never))
-        plan = await connected.plan(lambda plan: plan.policy == "trail", "a plan by trail")
+        plan = await connected.plan(lambda plan: plan.policy == "trail", "a plan by trail", after=seen)
         assert not plan.preemptions
         # With c = 0 whoever has begun is past its cut-off.
         assert list(plan.handles) == [2, 1, 3]

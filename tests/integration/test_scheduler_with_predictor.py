@@ -45,7 +45,7 @@ async def test_plans_follow_what_the_predictor_says_of_hidden_states(valkey: Val
     handles = [1, 2, 3, 4]
     async with (
         running_predictor(valkey, tmp_path) as predictor_channel,
-        running_scheduler(valkey, aging="none") as scheduler_channel,
+        running_scheduler(valkey, aging="none", preemption_margin=0.0) as scheduler_channel,
         engine(scheduler_channel, ENGINE, slots=8, handles=tuple(handles)) as connected,
     ):
         await Predictor(valkey, ENGINE).listened_to()
