@@ -8,7 +8,7 @@ import numpy as np
 
 from scheduler_service.choice import PolicyChoice
 from scheduler_service.policies import Ranking
-from scheduler_service.view import Bools, EngineView, Floats, Handles, Ints
+from scheduler_service.view import Bools, EngineView, Floats, Ints
 from scheduler_service.work import Work
 
 
@@ -79,26 +79,54 @@ def choose_preemptions(
     engine's own admission does.
     """
     places = _Places(view)
-    victims = np.flatnonzero(may_be_preempted(view, ranking, choice.max_preemptions))
-    cost = _recompute_for_all(view, work, choice.preemption_margin)
+    victims = _Victims(view, ranking, work, choice)
     chosen: list[PlannedPreemption] = []
     for row in order[~view.running[order]].tolist():
-        if len(chosen) == at_most or victims.size == 0:
+        if len(chosen) == at_most or not victims:
             break
         if places.admit(row):
             continue
-        net = _net_gain(victims, row, ranking, work, cost, choice.preemption_ratio)
-        net[~places.enough_after(victims, row)] = -np.inf
-        best = _most(net, view.handle[victims])
-        if not net[best] > 0:
+        victim = victims.most_worth(row, places)
+        if victim is None:
             break
-        victim = int(victims[best])
         places.exchange(victim, row)
-        victims = np.delete(victims, best)
         chosen.append(
             PlannedPreemption(int(view.handle[victim]), int(ranking.guard_age[victim]), int(view.handle[row]))
         )
     return tuple(chosen)
+
+
+class _Victims:
+    """The running requests that may lose their place, by handle, so that of equal gains the first one's is taken."""
+
+    def __init__(self, view: EngineView, ranking: Ranking, work: Work, choice: PolicyChoice) -> None:
+        rows = np.flatnonzero(may_be_preempted(view, ranking, choice.max_preemptions))
+        self.rows = rows[np.argsort(view.handle[rows])]
+        self._gains = (work.expected - _recompute_for_all(view, work, choice.preemption_margin))[self.rows]
+        self._remaining, self._ranks = work.remaining[self.rows], ranking.ranks[self.rows]
+        self._tiers = ranking.tiers[self.rows]
+        self._ranking, self._work, self._ratio = ranking, work, choice.preemption_ratio
+        self._left = self.rows.size
+
+    def __bool__(self) -> bool:
+        return self._left > 0
+
+    def most_worth(self, row: int, places: _Places) -> int | None:
+        """Whose place saves most by going to ``row``, and is not looked at again; None where no exchange pays.
+
+        It has to rank behind ``row``, clearly, and its blocks must make room.
+        """
+        tier, rank, work = self._ranking.tiers[row], self._ranking.ranks[row], self._work
+        behind = (self._tiers > tier) | ((self._tiers == tier) & (self._ranks > rank))
+        behind &= self._remaining >= self._ratio * work.remaining[row]
+        behind &= places.enough_after(self.rows, row)
+        gains = np.where(behind, self._gains, -np.inf)
+        best = int(gains.argmax())
+        if not gains[best] > work.expected[row]:
+            return None
+        self._gains[best] = -np.inf
+        self._left -= 1
+        return int(self.rows[best])
 
 
 def costliest_to_lose_first(view: EngineView, rows: Ints, ranking: Ranking, work: Work, margin: float) -> Ints:
@@ -129,15 +157,3 @@ def may_be_preempted(view: EngineView, ranking: Ranking, max_preemptions: int) -
     progressed = (view.preemptions == 0) | (view.age > view.age_at_preemption)
     may: Bools = view.running & ranking.preemptible & has_left & progressed
     return may
-
-
-def _net_gain(victims: Ints, row: int, ranking: Ranking, work: Work, cost: Floats, ratio: float) -> Floats:
-    """Service saved by serving `row` before each victim, less the cost; -inf where it does not outrank it clearly."""
-    net = work.expected[victims] - work.expected[row] - cost[victims]
-    clearly = ranking.behind(victims, row) & (work.remaining[victims] >= ratio * work.remaining[row])
-    return np.where(clearly, net, -np.inf)
-
-
-def _most(net: Floats, handles: Handles) -> int:
-    """Index of the largest gain; among equal ones the same whatever the order of the rows."""
-    return int(np.lexsort((handles, -net))[0])

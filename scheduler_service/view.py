@@ -109,7 +109,7 @@ class EngineView:
 
     def take(self, rows: Ints) -> EngineView:
         """The same engine with its requests picked, or reordered, by row number."""
-        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in ROW.names or ()})
+        return dataclasses.replace(self, **{name: getattr(self, name).take(rows) for name in ROW.names or ()})
 
     def held_tokens(self) -> Ints:
         """[N] KV entries once the newest step, which a report tells as it begins, is done."""

@@ -37,12 +37,6 @@ class Ranking:
         count = ranks.size
         return cls(ranks, np.zeros(count, dtype=np.int64), view.running.copy(), np.full(count, NO_GUARD))
 
-    def behind(self, victims: Ints, row: int) -> Bools:
-        """[V]: which of these rows come after ``row``."""
-        tiers, tier = self.tiers[victims], self.tiers[row]
-        worse = self.ranks[victims] > self.ranks[row]
-        return np.asarray((tiers > tier) | ((tiers == tier) & worse))
-
 
 @dataclass(frozen=True, slots=True)
 class Policy:
