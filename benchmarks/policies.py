@@ -71,19 +71,19 @@ STUDIES = {
     "main": Study("poisson:alpaca", BASIC, (0.95, 1.1), 10),
     "loads": Study("poisson:alpaca", BASIC, (0.5, 0.8, 1.5), 5),
     "kv-h100": Study(
-        "poisson:alpaca", [*BASIC, NO_AGING], (0.95, 1.1, 1.3, 1.5), 3, more=SHORT_KV, measured_steps=True
+        "poisson:alpaca", [*BASIC, NO_AGING], (0.95, 1.1, 1.3, 1.5), 5, more=SHORT_KV, measured_steps=True
     ),
     "frontier": Study("poisson:alpaca", ["fcfs", "oracle", "default", *EXPONENTIAL, *LINEAR], (1.1,), 5),
     "all": Study("poisson:alpaca", ALL, (1.1,), 5),
-    "measured": Study("poisson:alpaca", [*BASIC, "default:predictor=shuffled"], (0.95, 1.1, 1.5), 3, MEASURED),
-    "azure": Study(str(AZURE), BASIC, LOADS, 2, more=WINDOW),
-    "kv": Study("poisson:alpaca", [*BASIC, NO_AGING], (0.8, 1.1, 1.5), 3, more=SHORT_KV),
-    "mooncake": Study(str(MOONCAKE), BASIC, LOADS, 2, more=WINDOW),
-    "limit": Study("poisson:alpaca", ["fcfs", "oracle", "default", *CUTS], (1.1,), 3),
-    "kv-all": Study("poisson:alpaca", ALL, (1.1,), 3, more=SHORT_KV),
-    "azure-all": Study(str(AZURE), ALL, (1.1,), 2, more=WINDOW),
-    "measured-all": Study("poisson:alpaca", ALL, (1.1,), 3, MEASURED),
-    "mooncake-all": Study(str(MOONCAKE), ALL, (1.1,), 2, more=WINDOW),
+    "measured": Study("poisson:alpaca", [*BASIC, "default:predictor=shuffled"], (0.95, 1.1, 1.5), 5, MEASURED),
+    "azure": Study(str(AZURE), BASIC, LOADS, 5, more=WINDOW),
+    "kv": Study("poisson:alpaca", [*BASIC, NO_AGING], (0.8, 1.1, 1.5), 5, more=SHORT_KV),
+    "mooncake": Study(str(MOONCAKE), BASIC, LOADS, 5, more=WINDOW),
+    "limit": Study("poisson:alpaca", ["fcfs", "oracle", "default", *CUTS], (1.1,), 5),
+    "kv-all": Study("poisson:alpaca", ALL, (1.1,), 5, more=SHORT_KV),
+    "azure-all": Study(str(AZURE), ALL, (1.1,), 5, more=WINDOW),
+    "measured-all": Study("poisson:alpaca", ALL, (1.1,), 5, MEASURED),
+    "mooncake-all": Study(str(MOONCAKE), ALL, (1.1,), 5, more=WINDOW),
 }
 
 

@@ -58,5 +58,7 @@ def _by_load(runs: Runs) -> Figure:
             axes.plot(loads, of_fcfs, "o-", label=policy)
         axes.set(xlabel="load", title=f"{title} / FCFS")
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
     axes.legend(fontsize="x-small")
     return figure
