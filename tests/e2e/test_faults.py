@@ -11,7 +11,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from sidecar.cli.demo.load import request
+from sidecar.cli.demo.load import LIMITS, request
 from tests.e2e.conftest import GREEDY, PROMPTS, SLOTS
 from tests.e2e.parts import Agent, System, statistics, until
 
@@ -37,7 +37,7 @@ class Load:
         self._thread.join()
 
     async def _run(self, url: str) -> None:
-        async with httpx.AsyncClient(base_url=url, timeout=300, limits=httpx.Limits(max_connections=None)) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=300, limits=LIMITS) as client:
             await asyncio.gather(*(self._one_after_the_other(client) for _ in range(3 * SLOTS)))
 
     async def _one_after_the_other(self, client: httpx.AsyncClient) -> None:

@@ -14,6 +14,9 @@ import httpx
 from sidecar.cli.demo.engine import SERVED_NAME
 
 REQUEST_TIMEOUT_S = 600.0
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+"""A connection for each request: a server that stood still for its keep-alive time (vLLM: 5 s) resets a used one, and with
+it the request just sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +70,7 @@ async def _send(
     lengths: Sequence[int] | None,
     done: Callable[[], None],
 ) -> list[Sample]:
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=REQUEST_TIMEOUT_S, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=REQUEST_TIMEOUT_S, limits=LIMITS) as client:
         start_s = time.perf_counter()
 
         async def one(index: int) -> Sample:
