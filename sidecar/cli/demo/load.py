@@ -15,8 +15,8 @@ from sidecar.cli.demo.engine import SERVED_NAME
 
 REQUEST_TIMEOUT_S = 600.0
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-"""A connection for each request: a server that stood still for its keep-alive time (vLLM: 5 s) resets a used one, and with
-it the request just sent."""
+"""A connection for each request: a server that stood still for its keep-alive time (vLLM: 5 s) resets a used one, and
+the request just sent with it."""
 
 
 @dataclass(frozen=True, slots=True)
