@@ -12,63 +12,75 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from predictor_service.classifier import CPU, Graph
+from predictor_service.training import export
+from predictor_service.training.networks import Dense
 
 WIDTH = 512
 OPSET = 17
 
 
 def make(folder: Path, like: Path, *, dim: int, seed: int = 0, half: bool = False) -> Path:
-    """Writes an artefact named `dim-<dim>` (`-half`), whose other parts are those of the artefact `like`."""
+    """Writes an artefact named `dim-<dim>` (`-half`), whose other parts are those of the artefact `like`.
+
+    One layer of 512. Weights are stored as halves and computed with in float32, beside it in eight bits for CPUs; or,
+    with `half`, all but the softmax is computed in float16.
+    """
     shutil.copytree(like, folder)
     manifest = json.loads((like / "manifest.json").read_text())
-    content = mlp(dim, len(manifest["edges"]), seed=seed, half=half)
-    (folder / "model.onnx").write_bytes(content)
+    network = _network(dim, len(manifest["edges"]), seed)
+    states, int8 = _in_float16(network) if half else export.states_graph(network), export.states_graph_int8(network)
+    contents = {"model.onnx": states.SerializeToString(), "model.int8.onnx": int8.SerializeToString()}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
     rows, ages = manifest["canary"]["rows"], manifest["canary"]["ages"]
     hidden = np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float16)
-    answer = Graph(content, threads=1, providers=[CPU]).run(hidden=hidden, age=np.array(ages, dtype=np.float32))
+    graph = Graph(contents["model.onnx"], threads=1, providers=[CPU])
+    answer = graph.run(hidden=hidden, age=np.array(ages, dtype=np.float32))
     changes = {
         "name": f"dim-{dim}-half" if half else f"dim-{dim}",
         "served_model": "random",
         "layers": [0],
         "hidden_size": dim,
         "dim": dim,
-        "files": manifest["files"] | {"model.onnx": hashlib.sha256(content).hexdigest()},
+        "files": manifest["files"] | {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
         "canary": {"hidden_seed": seed, "rows": rows, "ages": ages, "probabilities": answer.tolist()},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest | changes))
     return folder
 
 
-def mlp(dim: int, bins: int, *, seed: int = 0, half: bool = False) -> bytes:
-    """hidden float16 [N, dim] and age float32 [N] -> probabilities float32 [N, bins], with one layer of 512.
-
-    The operators are those of a trained artefact: rows are widened to float32 and weights stored as halves.
-    With `half` all but the softmax is computed in float16.
-    """
+def _network(dim: int, bins: int, seed: int) -> Dense:
     rng = np.random.default_rng(seed)
-    graph = _Graph(np.dtype(np.float16 if half else np.float32))
+    mean, scale = rng.normal(0, 0.1, dim + 1), rng.uniform(0.5, 1.5, dim + 1)
+    w0, b0 = rng.normal(0, (dim + 1) ** -0.5, (dim + 1, WIDTH)), rng.normal(0, 0.1, WIDTH)
+    w1, b1 = rng.normal(0, 2 * WIDTH**-0.5, (WIDTH, bins)), rng.normal(0, 0.1, bins)
+    mean, scale, w0, b0, w1, b1 = (each.astype(np.float32) for each in (mean, scale, w0, b0, w1, b1))
+    return Dense(mean, scale, ((w0, b0), (w1, b1)))
+
+
+def _in_float16(network: Dense) -> onnx.ModelProto:
+    """hidden float16 [N, dim], age float32 [N] -> probabilities float32 [N, bins], in float16 but for the softmax."""
+    graph, ((w0, b0), (w1, b1)) = _Graph(), network.layers
     graph.node("Add", "age", graph.constant("one", np.ones(1, np.float32)), name="age.1")
     graph.node("Unsqueeze", graph.node("Log", "age.1", name="age.log"), graph.axis(), name="age.column")
-    parts = ["hidden", graph.cast("age.column")] if half else [graph.cast("hidden"), "age.column"]
-    x = graph.node("Concat", *parts, name="features", axis=1)
-    x = graph.node("Sub", x, graph.number("mean", rng.normal(0, 0.1, dim + 1)), name="centred")
-    x = graph.node("Mul", x, graph.number("scale", rng.uniform(0.5, 1.5, dim + 1)), name="scaled")
-    x = graph.node("Clip", x, graph.number("lowest", np.array(-10)), graph.number("highest", np.array(10)), name="cut")
-    x = graph.node("MatMul", x, graph.weight("w0", rng.normal(0, (dim + 1) ** -0.5, (dim + 1, WIDTH))), name="product0")
-    x = graph.node("Add", x, graph.number("b0", rng.normal(0, 0.1, WIDTH)), name="sum0")
+    x = graph.node("Concat", "hidden", graph.cast("age.column"), name="features", axis=1)
+    x = graph.node("Sub", x, graph.half("mean", network.mean), name="centred")
+    x = graph.node("Mul", x, graph.half("scale", network.scale), name="scaled")
+    x = graph.node("Clip", x, graph.half("lowest", np.array(-10)), graph.half("highest", np.array(10)), name="cut")
+    x = graph.node("MatMul", x, graph.half("w0", w0), name="product0")
+    x = graph.node("Add", x, graph.half("b0", b0), name="sum0")
     x = graph.node("Relu", x, name="active")
-    x = graph.node("MatMul", x, graph.weight("w1", rng.normal(0, 2 * WIDTH**-0.5, (WIDTH, bins))), name="product1")
-    x = graph.node("Add", x, graph.number("b1", rng.normal(0, 0.1, bins)), name="sum1")
-    x = graph.node("Cast", x, name="logits", to=TensorProto.FLOAT) if half else x
+    x = graph.node("MatMul", x, graph.half("w1", w1), name="product1")
+    x = graph.node("Add", x, graph.half("b1", b1), name="sum1")
+    x = graph.node("Cast", x, name="logits", to=TensorProto.FLOAT)
     graph.node("Softmax", x, name="probabilities", axis=1)
-    return graph.model(dim, bins)
+    return graph.model(len(network.mean) - 1, len(b1))
 
 
 class _Graph:
-    """Nodes and constants of one ONNX graph that computes in `number_type`."""
+    """Nodes and constants of one ONNX graph."""
 
-    def __init__(self, number_type: np.dtype[Any]) -> None:
-        self._type = number_type
+    def __init__(self) -> None:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
 
@@ -80,20 +92,16 @@ class _Graph:
         self._constants.append(numpy_helper.from_array(value, name))
         return name
 
-    def number(self, name: str, value: NDArray[Any]) -> str:
-        return self.constant(name, value.astype(self._type))
+    def half(self, name: str, value: NDArray[Any]) -> str:
+        return self.constant(name, value.astype(np.float16))
 
     def axis(self) -> str:
         return self.constant("axis", np.array([1]))
 
     def cast(self, name: str) -> str:
-        return self.node("Cast", name, name=f"{name}.cast", to=helper.np_dtype_to_tensor_dtype(self._type))
+        return self.node("Cast", name, name=f"{name}.cast", to=TensorProto.FLOAT16)
 
-    def weight(self, name: str, value: NDArray[Any]) -> str:
-        stored = self.constant(f"{name}.half", value.astype(np.float16))
-        return stored if self._type == np.float16 else self.cast(stored)
-
-    def model(self, dim: int, bins: int) -> bytes:
+    def model(self, dim: int, bins: int) -> onnx.ModelProto:
         inputs = [
             helper.make_tensor_value_info("hidden", TensorProto.FLOAT16, ["N", dim]),
             helper.make_tensor_value_info("age", TensorProto.FLOAT, ["N"]),
@@ -103,5 +111,4 @@ class _Graph:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="trail")
         model.ir_version = 8
         onnx.checker.check_model(model, full_check=True)
-        content: bytes = model.SerializeToString()
-        return content
+        return model

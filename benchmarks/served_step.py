@@ -32,21 +32,24 @@ def service(models: Path, log: Path) -> Iterator[str]:
     But it is patient with the store: a step that a busy machine holds up counts too.
     """
     os.environ["TRAIL_PREDICTOR_REDIS_TIMEOUT_MS"] = str(STORE_TIMEOUT_MS)
-    predictor_port, scheduler_port = _free_ports(2)
+    predictor_port, scheduler_port = free_ports(2)
     with running_stack("127.0.0.1", predictor_port, scheduler_port, model_dir=models, log_file=log) as stack:
         yield stack.predictor
 
 
-async def step_times(address: str, model: str, *, dim: int, rows: int, budget: Budget, seed: int = 0) -> list[float]:
+async def step_times(
+    address: str, model: str, *, dim: int, rows: int, budget: Budget, seed: int = 0, engine: str = ""
+) -> list[float]:
     """Microseconds from writing a message of `rows` decode rows to having read its answer, one at a time.
 
-    Raises RuntimeError where a row was not answered, or not stored.
+    `engine` is the name to give, by default one of model and rows. Raises RuntimeError where a row was not answered, or
+    not stored.
     """
     hidden = np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float16)
     packed = vectors.pack(hidden, FLOAT16)
     async with grpc.aio.insecure_channel(address) as channel:
         call = predictor_pb2_grpc.PredictorServiceStub(channel).StreamPredict()
-        await _exchange(call, predictor_pb2.StreamPredictRequest(open=opening(model, dim, rows)))
+        await _exchange(call, predictor_pb2.StreamPredictRequest(open=opening(model, dim, rows, engine)))
         numbers = itertools.count(1)
 
         async def one() -> float:
@@ -76,7 +79,7 @@ async def _exchange(
     return answer
 
 
-def opening(model: str, dim: int, rows: int) -> predictor_pb2.OpenPredict:
+def opening(model: str, dim: int, rows: int, engine: str = "") -> predictor_pb2.OpenPredict:
     """The first message of a stream: `rows` requests that have just arrived."""
     tokens = range(1, PROMPT_TOKENS + 1)
     requests = [
@@ -84,7 +87,7 @@ def opening(model: str, dim: int, rows: int) -> predictor_pb2.OpenPredict:
         for handle in range(1, rows + 1)
     ]
     return predictor_pb2.OpenPredict(
-        engine_id=f"{model}-{rows}", epoch=EPOCH, model=model, dtype=FLOAT16, dim=dim, requests=requests
+        engine_id=engine or f"{model}-{rows}", epoch=EPOCH, model=model, dtype=FLOAT16, dim=dim, requests=requests
     )
 
 
@@ -103,7 +106,8 @@ def _check(predictions: predictor_pb2.StepPredictions, rows: int) -> None:
         raise RuntimeError("the step was not stored")
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """TCP ports of this machine on which nobody listens now."""
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [probe.getsockname()[1] for probe in probes]
     for probe in probes:

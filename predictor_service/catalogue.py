@@ -21,10 +21,10 @@ class Catalogue:
     and keeps its layers: engines are tapping them. Without a `default` the first name that was found is it.
     """
 
-    def __init__(self, folders: Sequence[Path], *, default: str = "", threads: int = 1) -> None:
+    def __init__(self, folders: Sequence[Path], *, default: str = "", threads: int = 1, int8: bool = True) -> None:
         self._folders = folders
         self._default = default
-        self._threads = threads
+        self._threads, self._int8 = threads, int8
         self._artefacts: dict[str, Artefact] = {}
         self._holds: dict[Path, str] = {}
         self._read: dict[Path, Fingerprint] = {}
@@ -117,7 +117,7 @@ class Catalogue:
         """Serves the artefact in `folder` from now on; or why not."""
         self._taken_names.pop(folder, None)
         try:
-            artefact = read(folder, threads=self._threads)
+            artefact = read(folder, threads=self._threads, int8=self._int8)
         except ArtefactError as error:
             return str(error)
         problem = self._clash(folder, artefact)
@@ -162,10 +162,10 @@ class Catalogue:
         self._told_problem = problem
 
 
-def read(folder: Path, *, threads: int = 1) -> Artefact:
+def read(folder: Path, *, threads: int = 1, int8: bool = True) -> Artefact:
     """As `artefact.load`, where a graph can also load and fail in its first run, by whatever exception."""
     try:
-        return load(folder, threads=threads)
+        return load(folder, threads=threads, int8=int8)
     except ArtefactError:
         raise
     except Exception as error:

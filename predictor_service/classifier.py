@@ -65,16 +65,16 @@ class Graph:
 class Classifier:
     """p_t: what one hidden state and an age say about the remaining length.
 
-    `device` is the graph's, or "cuda, not bound: ..." where IO binding failed and plain, slower runs serve, or
-    "cpu, cuda failed: ..." once a run on CUDA failed: from then on the CPU serves.
+    `device` is the graph's with a `note` on it, or "cuda, not bound: ..." where IO binding failed and plain, slower
+    runs serve, or "cpu, cuda failed: ..." once a run on CUDA failed: from then on the CPU serves.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, *, note: str = "") -> None:
         self._graph = graph
         self._bound: BoundRun | None = None
         self._instead: Graph | None = None
         self._failing = threading.Lock()
-        self.device: str = graph.device
+        self.device: str = f"{graph.device}, {note}" if note else graph.device
         if graph.on_cuda:
             self._bind()
 

@@ -109,7 +109,7 @@ class Engine:
                 return None
             gone = self.session.forget(request_ids)
             nothing: Predictions = self.session.requests.predictions(0, ())
-            await self.writer.commit(Applied(nothing, [], gone))
+            await self.writer.commit(Applied(nothing, gone=gone))
             return len(gone)
 
     def close(self, stream: Stream) -> None:

@@ -34,7 +34,12 @@ MODEL = "model"
 async def run(settings: PredictorSettings, *, ready: Callable[[int], None] | None = None) -> None:
     """Serves until SIGTERM or cancellation; `ready` is told the port."""
     health = Health(MODEL, STORE)
-    catalogue = Catalogue(settings.model_dir, default=settings.default_model, threads=settings.model_threads)
+    catalogue = Catalogue(
+        settings.model_dir,
+        default=settings.default_model,
+        threads=settings.model_threads,
+        int8=settings.model_int8,
+    )
     recorder = _recorder(settings)
     engines = Engines(most=settings.max_engines, max_requests=settings.max_requests_per_engine, recorder=recorder)
     async with redis.connect(settings.redis_url, settings.redis_timeout_ms) as client:

@@ -1,14 +1,13 @@
 """The living requests of one engine, as a structure of arrays."""
 
 from collections.abc import Iterable
-from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
 
 from predictor_service.artefact import Artefact
 from predictor_service.bins import Array
-from predictor_service.step import Ages, Predictions, Record, RowProblem, Stage
+from predictor_service.step import Ages, Handles, Predictions, Record, Records, RowProblem, Stage
 
 _FIRST_CAPACITY = 64
 
@@ -45,6 +44,11 @@ class Requests:
 
     def slot(self, handle: int) -> int | None:
         return self._by_handle.get(handle)
+
+    def slots(self, handles: Handles) -> Ages:
+        """Slots [N] of handles [N], -1 where one is not alive."""
+        get = self._by_handle.get
+        return np.array([get(handle, -1) for handle in handles.tolist()], dtype=np.int64)
 
     def slot_of_id(self, request_id: str) -> int | None:
         return self._by_id.get(request_id)
@@ -116,14 +120,23 @@ class Requests:
             problems=tuple(problems),
         )
 
-    def records(self, slots: Iterable[int]) -> list[Record]:
+    def records(self, slots: Iterable[int]) -> Records:
         at = np.fromiter(slots, dtype=np.int64)
-        # In the order of Record's fields; one conversion a column is far cheaper than one a number.
-        numbers = (self.handle, self.step, self.age, self.stage)
-        lengths = (self.r0, self.r1, self.mean, self.median, self.p10, self.p90)
-        columns = [array[at].tolist() for array in (*numbers, *lengths)]
-        ids = [self._ids[slot] for slot in at.tolist()]
-        return [Record(*row) for row in zip(ids, *columns, self.q[at], repeat(self._artefact.bins_name))]  # noqa: B905
+        return Records(
+            request_ids=[self._ids[slot] for slot in at.tolist()],
+            handles=self.handle[at],
+            steps=self.step[at],
+            ages=self.age[at],
+            stages=self.stage[at],
+            r0=self.r0[at],
+            r1=self.r1[at],
+            mean=self.mean[at],
+            median=self.median[at],
+            p10=self.p10[at],
+            p90=self.p90[at],
+            q=self.q[at],
+            model=self._artefact.bins_name,
+        )
 
     def _grow(self) -> None:
         old = len(self._ids)

@@ -37,33 +37,46 @@ def prompt_rows(requests: Requests, rows: Rows) -> Selection:
             settled.append(slot)
         else:
             chosen[slot] = index
-    return _finite(rows, chosen, settled, problems)
+    slots = np.fromiter(chosen.keys(), dtype=np.int64)
+    return _finite(rows, slots, np.fromiter(chosen.values(), dtype=np.int64), tuple(settled), problems)
 
 
 def decode_rows(requests: Requests, rows: Rows) -> Selection:
     """The newest row of each request, where it is newer than what is known."""
-    chosen: dict[int, int] = {}
+    slots = requests.slots(rows.handles)
+    known = slots >= 0
+    # An age that was only declared may come again with its row; an age that was seen may not.
+    seen = requests.age[slots] - np.where(requests.refined(slots), 0, 1)
+    newest = _newest_of_each(slots, rows.ages)
+    chosen = known & (rows.ages > seen) & newest[0]
     problems: list[RowProblem] = []
-    for index, (handle, age) in enumerate(zip(rows.handles.tolist(), rows.ages.tolist(), strict=True)):
-        slot = requests.slot(handle)
-        if slot is None:
-            problems.append(_unknown(handle))
-            continue
-        # An age that was only declared may come again with its row; an age that was seen may not.
-        seen = int(requests.age[slot]) - (0 if requests.is_refined(slot) else 1)
-        newest = int(rows.ages[chosen[slot]]) if slot in chosen else seen
-        if age > newest:
-            chosen[slot], superseded = index, chosen.get(slot)
-            if superseded is not None:
-                problems.append(_stale(handle, newest, age))
-        else:
-            problems.append(_stale(handle, age, newest))
-    return _finite(rows, chosen, [], problems)
+    if not chosen.all():
+        handles, ages = rows.handles.tolist(), rows.ages.tolist()
+        for index in np.flatnonzero(~chosen).tolist():
+            newest_age = max(int(seen[index]), int(newest[1][index]))
+            problems.append(
+                _stale(handles[index], ages[index], newest_age) if known[index] else _unknown(handles[index])
+            )
+    at = np.flatnonzero(chosen)
+    return _finite(rows, slots[at], at, (), problems)
 
 
-def _finite(rows: Rows, chosen: dict[int, int], settled: list[int], problems: list[RowProblem]) -> Selection:
-    slots = np.fromiter(chosen.keys(), dtype=np.int64)
-    index = np.fromiter(chosen.values(), dtype=np.int64)
+def _newest_of_each(slots: Ages, ages: Ages) -> tuple[npt.NDArray[np.bool_], Ages]:
+    """[N]: whether this is its slot's row of the highest age (the first of several), and that age."""
+    is_newest, highest = np.ones(len(slots), dtype=np.bool_), ages
+    ordered = np.sort(slots)
+    if (ordered[1:] == ordered[:-1]).any():
+        order = np.lexsort((-np.arange(len(slots)), ages, slots))
+        ends = np.flatnonzero(np.append(np.diff(slots[order]) != 0, True))
+        is_newest[:] = False
+        is_newest[order[ends]] = True
+        highest = np.empty_like(ages)
+        highest[order] = np.repeat(ages[order[ends]], np.diff(ends, prepend=-1))
+    return is_newest, highest
+
+
+def _finite(rows: Rows, slots: Ages, index: Ages, settled: tuple[int, ...], problems: list[RowProblem]) -> Selection:
+    """Rows `index` [N], which are of `slots` [N], without those that hold no number."""
     with np.errstate(over="ignore"):
         # Mostly every row is used, in its order; a gather would copy them all.
         chosen_rows = rows.hidden if len(index) == len(rows.hidden) else rows.hidden[index]
@@ -72,7 +85,7 @@ def _finite(rows: Rows, chosen: dict[int, int], settled: list[int], problems: li
     problems += [not_finite(handle) for handle in rows.handles[index[~usable]].tolist()]
     if not usable.all():
         slots, index, hidden = slots[usable], index[usable], hidden[usable]
-    return Selection(slots, rows.ages[index], hidden, tuple(settled), tuple(problems))
+    return Selection(slots, rows.ages[index], hidden, settled, tuple(problems))
 
 
 def _is_finite(hidden: npt.NDArray[np.float16]) -> npt.NDArray[np.bool_]:

@@ -1,5 +1,6 @@
 """One engine step and its predictions, as arrays: what crosses between wire and session."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -112,9 +113,38 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Records:
+    """Records of N requests of one model as columns [N]; `q` is [N, bins]."""
+
+    request_ids: Sequence[str]
+    handles: Handles
+    steps: npt.NDArray[np.uint64]
+    ages: Ages
+    stages: npt.NDArray[np.int64]
+    r0: Array
+    r1: Array
+    mean: Array
+    median: Array
+    p10: Array
+    p90: Array
+    q: Array
+    model: str
+
+    def __len__(self) -> int:
+        return len(self.request_ids)
+
+    def __getitem__(self, index: int) -> Record:
+        counts = (self.handles, self.steps, self.ages, self.stages)
+        lengths = (self.r0, self.r1, self.mean, self.median, self.p10, self.p90)
+        numbers = [column[index].item() for column in (*counts, *lengths)]
+        row: list[Any] = [self.request_ids[index], *numbers, self.q[index], self.model]
+        return Record(*row)
+
+
+@dataclass(frozen=True)
 class Applied:
-    """What a step did: predictions to send, records to store, request ids to delete."""
+    """What a step did: predictions to send, records to store (None: none), request ids to delete."""
 
     predictions: Predictions
-    records: list[Record] = field(default_factory=list)
+    records: Records | None = None
     gone: list[str] = field(default_factory=list)

@@ -57,7 +57,7 @@ class Writer:
         if self.degraded:
             return
         published = state_pb2.PublishedPredictions(epoch=self.epoch, number=self._number + 1, predictions=message)
-        records = {record.request_id: wire_store.pack(record) for record in applied.records}
+        records = wire_store.pack(applied.records) if applied.records else {}
         try:
             await self._store.commit(
                 self._engine_id,

@@ -28,11 +28,18 @@ class Freshness:
         """The predictor answered."""
         self._progress_since = self._arrival_since = None
 
+    def owes(self, evidence: Evidence) -> bool:
+        """Whether the predictor has yet to answer something that matters to plans by this evidence."""
+        return self._since(evidence) is not None
+
     def ttl_ms(self, evidence: Evidence, plan_ttl_ms: int, now_s: float) -> int:
         """Milliseconds that a plan made now may live; 0 or less: make none."""
-        since = {
+        since = self._since(evidence)
+        return plan_ttl_ms if since is None else plan_ttl_ms - round((now_s - since) * 1000)
+
+    def _since(self, evidence: Evidence) -> float | None:
+        return {
             Evidence.NONE: None,
             Evidence.ARRIVALS: self._arrival_since,
             Evidence.PROGRESS: self._progress_since,
         }[evidence]
-        return plan_ttl_ms if since is None else plan_ttl_ms - round((now_s - since) * 1000)

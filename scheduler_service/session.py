@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class EngineSession:
         self._freshness = Freshness()
         self._book = book
         self._outcomes = outcomes
-        self._changed = asyncio.Event()
+        self._changed, self._answered = asyncio.Event(), asyncio.Event()
         self._ended: asyncio.Future[Refused] = asyncio.get_running_loop().create_future()
         self._number = 0
 
@@ -70,6 +71,7 @@ class EngineSession:
         for finished in applied.finished:
             self._outcomes.add(self.engine_id, finished, self._book.get(self.engine_id))
         self._freshness.on_delta(applied, time.monotonic())
+        self._answered.clear()
         self._changed.set()
 
     def on_predictions(self, message: PublishedMessage) -> None:
@@ -77,6 +79,7 @@ class EngineSession:
         if not self._state.apply_predictions(message):
             return
         self._freshness.on_predictions()
+        self._answered.set()
         self._changed.set()
 
     def on_snapshot(self, snapshot: Snapshot) -> None:
@@ -103,15 +106,17 @@ class EngineSession:
         return await asyncio.shield(self._ended)
 
     async def plans(self) -> AsyncIterator[NumberedPlan]:
-        """Plans for ever: one when something changed, and one before the last would expire."""
+        """Plans for ever: one when something changed, and one before the last would expire.
+
+        What an engine reports is soon predicted anew, so one plan is made of both where that does not take too long.
+        """
         renew_s = self._settings.plan_ttl_ms / 2000
         interval_s = self._settings.plan_interval_ms / 1000
+        wait_s = self._settings.prediction_wait_ms / 1000
         while True:
-            try:
-                async with asyncio.timeout(renew_s):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
+            await _within(renew_s, self._changed)
+            if self._freshness.owes(self._book.get(self.engine_id).evidence):
+                await _within(wait_s, self._answered)
             self._changed.clear()
             planned = self.plan(time.monotonic())
             if planned is not None:
@@ -151,3 +156,10 @@ class EngineSession:
                 f"{field}: {alive} living requests are too many (limit {limit})",
                 retry_after_ms=1000,
             )
+
+
+async def _within(timeout_s: float, event: asyncio.Event) -> None:
+    """Until the event is set, or the time is over."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()

@@ -27,12 +27,13 @@ def unpack(vectors: engine_pb2.Vectors, *, field: str) -> Matrix:
     if dtype is None:
         raise InvalidField(f"{field}.dtype", f"{vectors.dtype} is not float16, bfloat16 or float32")
     expected_bytes = vectors.rows * vectors.dim * dtype.itemsize
-    if len(vectors.data) != expected_bytes:
+    data = vectors.data  # Each access makes a copy.
+    if len(data) != expected_bytes:
         raise InvalidField(
             f"{field}.data",
-            f"{len(vectors.data)} bytes, but {vectors.rows} rows of dim {vectors.dim} take {expected_bytes}",
+            f"{len(data)} bytes, but {vectors.rows} rows of dim {vectors.dim} take {expected_bytes}",
         )
-    matrix = np.frombuffer(vectors.data, dtype=dtype).reshape(vectors.rows, vectors.dim)
+    matrix = np.frombuffer(data, dtype=dtype).reshape(vectors.rows, vectors.dim)
     return _widen(matrix) if vectors.dtype == engine_pb2.DTYPE_BFLOAT16 else matrix
 
 

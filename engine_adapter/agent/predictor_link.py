@@ -76,12 +76,13 @@ class PredictorLink(Link[predictor_pb2.StreamPredictRequest, predictor_pb2.Strea
         self._note(response.opened.predictions)
 
     async def _send_waiting(self, call: _Call) -> None:
-        while (step := self.outbox.take()) is not None:
+        while (request := self.outbox.take()) is not None:
+            step = request.step
             step.epoch.CopyFrom(self._epoch)
             step.step = self._awaited_step = self._steps.next(self.outbox.engine_step)
             self._answered.clear()
             async with asyncio.timeout(self._settings.ack_timeout_ms / 1000):
-                await call.write(predictor_pb2.StreamPredictRequest(step=step))
+                await call.write(request)
                 await self._answered.wait()
 
     def _received(self, response: predictor_pb2.StreamPredictResponse) -> None:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from engine_adapter.agent import rows as row_sets
 from engine_adapter.agent.counters import Counters
 from engine_adapter.agent.living import declaration
@@ -61,10 +64,11 @@ class PredictorOutbox:
         self._waiting.rows = rows if self._waiting.rows is None else row_sets.newest(self._waiting.rows, rows)
         self._counters.rows_dropped += before - row_sets.size(self._waiting.rows)
 
-    def take(self) -> predictor_pb2.PredictStep | None:
-        """Everything that waits, as one message without epoch and step; None when nothing does.
+    def take(self) -> predictor_pb2.StreamPredictRequest | None:
+        """Everything that waits, as one step without its epoch and number; None when nothing does.
 
-        What exceeds the limit of rows waits for the next message.
+        What exceeds the limit of rows waits for the next message. The message is filled in place: a copy of its
+        vectors would cost as much as sending them.
         """
         rows = self._without_finished()
         self._waiting.rows = None
@@ -72,12 +76,14 @@ class PredictorOutbox:
             rows, self._waiting.rows = row_sets.split(rows, self._max_rows)
         if rows is None and not self._waiting.declared and not self._waiting.finished:
             return None
-        message = predictor_pb2.PredictStep(
-            declared=[declaration(r, r.age_tokens, len(r.prompt_token_ids)) for r in self._waiting.declared.values()],
-            finished=list(self._waiting.finished),
+        message = predictor_pb2.StreamPredictRequest()
+        step = message.step
+        step.declared.extend(
+            declaration(r, r.age_tokens, len(r.prompt_token_ids)) for r in self._waiting.declared.values()
         )
+        step.finished.extend(self._waiting.finished)
         if rows is not None:
-            _pack(rows, message)
+            _pack(rows, step)
             self._counters.rows_shipped += row_sets.size(rows)
             self.engine_step = rows.step
         self._waiting = _Waiting(declared=self._waiting.reused, rows=self._waiting.rows)
@@ -96,26 +102,22 @@ class PredictorOutbox:
         return kept if row_sets.size(kept) else None
 
 
-def _pack(rows: Rows, message: predictor_pb2.PredictStep) -> None:
+def _pack(rows: Rows, step: predictor_pb2.PredictStep) -> None:
     if len(rows.prompt_handles):
-        message.prompts.CopyFrom(
-            predictor_pb2.PromptRows(
-                handles=rows.prompt_handles.tolist(),
-                last=_vectors(rows.prompt_last.tobytes(), rows.dtype, len(rows.prompt_handles), rows.dim),
-                sum=_vectors(rows.prompt_sum.tobytes(), engine_pb2.DTYPE_FLOAT32, len(rows.prompt_handles), rows.dim),
-                covered=rows.covered.tolist(),
-                total=rows.total.tolist(),
-            )
-        )
+        prompts = step.prompts
+        prompts.handles.extend(rows.prompt_handles.tolist())
+        _set(prompts.last, rows.prompt_last, rows.dtype)
+        _set(prompts.sum, rows.prompt_sum, engine_pb2.DTYPE_FLOAT32)
+        prompts.covered.extend(rows.covered.tolist())
+        prompts.total.extend(rows.total.tolist())
     if len(rows.handles):
-        message.decodes.CopyFrom(
-            predictor_pb2.DecodeRows(
-                handles=rows.handles.tolist(),
-                ages=rows.ages.tolist(),
-                last=_vectors(rows.vectors.tobytes(), rows.dtype, len(rows.handles), rows.dim),
-            )
-        )
+        decodes = step.decodes
+        decodes.handles.extend(rows.handles.tolist())
+        decodes.ages.extend(rows.ages.tolist())
+        _set(decodes.last, rows.vectors, rows.dtype)
 
 
-def _vectors(data: bytes, dtype: int, rows: int, dim: int) -> engine_pb2.Vectors:
-    return engine_pb2.Vectors(data=data, dtype=engine_pb2.Dtype.ValueType(dtype), rows=rows, dim=dim)
+def _set(vectors: engine_pb2.Vectors, matrix: npt.NDArray[np.generic], dtype: int) -> None:
+    vectors.rows, vectors.dim = matrix.shape
+    vectors.dtype = engine_pb2.Dtype.ValueType(dtype)
+    vectors.data = matrix.tobytes()

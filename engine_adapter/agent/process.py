@@ -53,9 +53,9 @@ async def run(settings: AgentSettings) -> None:
 
 
 class Agent:
-    """One engine's agent."""
+    """One engine's agent; ``plan_book`` is for those who want to watch its plans."""
 
-    def __init__(self, settings: AgentSettings, paths: EnginePaths) -> None:
+    def __init__(self, settings: AgentSettings, paths: EnginePaths, plan_book: PlanBook | None = None) -> None:
         self._settings, self._paths = settings, paths
         self._log = structlog.get_logger("agent")
         counters, ready = Counters(), asyncio.Event()
@@ -64,7 +64,7 @@ class Agent:
         self._rows = RingConsumer(paths.rows, ROW_RING_BYTES)
         self._epochs = EpochMint()
         living = LivingRequests(settings.max_requests, counters)
-        predictions, plan_book = PredictionBook(counters), PlanBook(counters)
+        predictions, plan_book = PredictionBook(counters), plan_book or PlanBook(counters)
         self._plans = PlanPublisher(self._board, plan_book, settings.plan_ttl_limit_ms, counters)
         self._predictor_channel = channel.connect(settings.predictor_target, settings)
         self._scheduler_channel = channel.connect(settings.scheduler_target, settings)

@@ -13,11 +13,14 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from predictor_service.artefact import CANARY_TOLERANCE, INT8_TOLERANCE
 from predictor_service.training.networks import Array, Dense
 from predictor_service.training.refinement import Refinement
 
 OPSET = 17
 CANARY_SEED, CANARY_AGES = 20, (0.0, 100.0)
+INT8_LIMIT = 6.0
+"""Standard deviations from the mean; what lies beyond is cut."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +63,28 @@ class _Graph:
         half = self.constant(f"{name}.half", value.astype(np.float16))
         return self.node("Cast", half, name=name, to=TensorProto.FLOAT)
 
+    def age_column(self) -> str:
+        """log(1 + age) [N, 1]."""
+        past = self.node("Add", "age", self.constant("one", np.array([1], dtype=np.float32)), name="age.1")
+        logarithm = self.node("Log", past, name="age.log")
+        return self.node("Unsqueeze", logarithm, self.constant("axis", np.array([1])), name="age.column")
+
     def dense(self, features: str, dense: Dense) -> None:
         centred = self.node("Sub", features, self.constant("mean", dense.mean), name="centred")
         x = self.node("Mul", centred, self.constant("scale", dense.scale), name="scaled")
-        limits = [self.constant(n, np.array(v, dtype=np.float32)) for n, v in (("lowest", -10), ("highest", 10))]
-        x = self.node("Clip", x, *limits, name="clipped")
-        for i, (weight, bias) in enumerate(dense.layers):
+        x = self.node("Clip", x, *self.limits(), name="clipped")
+        self.layers(self.node("MatMul", x, self.halved("weight0", dense.layers[0][0]), name="product0"), dense)
+
+    def limits(self) -> list[str]:
+        return [self.constant(n, np.array(v, dtype=np.float32)) for n, v in (("lowest", -10), ("highest", 10))]
+
+    def layers(self, product: str, dense: Dense) -> None:
+        """All that follows the first product."""
+        x = self.node("Add", product, self.constant("bias0", dense.layers[0][1]), name="sum0")
+        for i, (weight, bias) in enumerate(dense.layers[1:], start=1):
+            x = self.node("Relu", x, name=f"active{i - 1}")
             x = self.node("MatMul", x, self.halved(f"weight{i}", weight), name=f"product{i}")
             x = self.node("Add", x, self.constant(f"bias{i}", bias), name=f"sum{i}")
-            if i + 1 < len(dense.layers):
-                x = self.node("Relu", x, name=f"active{i}")
         self.node("Softmax", x, name="probabilities", axis=1)
 
     def model(self, inputs: list[onnx.ValueInfoProto], bins: int) -> onnx.ModelProto:
@@ -85,15 +100,45 @@ def states_graph(dense: Dense) -> onnx.ModelProto:
     """hidden float16 [N, dim] and age float32 [N] -> probabilities float32 [N, bins] of remaining length."""
     graph, dim = _Graph(), len(dense.mean) - 1
     wide = graph.node("Cast", "hidden", name="hidden.wide", to=TensorProto.FLOAT)
-    past = graph.node("Add", "age", graph.constant("one", np.array([1], dtype=np.float32)), name="age.1")
-    logarithm = graph.node("Log", past, name="age.log")
-    column = graph.node("Unsqueeze", logarithm, graph.constant("axis", np.array([1])), name="age.column")
-    graph.dense(graph.node("Concat", wide, column, name="features", axis=1), dense)
-    inputs = [
+    graph.dense(graph.node("Concat", wide, graph.age_column(), name="features", axis=1), dense)
+    return graph.model(_states_inputs(dim), len(dense.layers[-1][1]))
+
+
+def states_graph_int8(dense: Dense) -> onnx.ModelProto:
+    """The same with the first product in integers: for CPUs, where it takes nearly all of the time.
+
+    Standardised values become unsigned bytes, 127 steps to either side of 0 up to `INT8_LIMIT`; weights become signed
+    ones, with one scale a column. The age, one value of a row, stays as it is.
+    """
+    graph, dim = _Graph(), len(dense.mean) - 1
+    weight, step = dense.layers[0][0], INT8_LIMIT / 127
+    scales = np.maximum(np.abs(weight[:dim]).max(axis=0), 1e-12) / 127
+    wide = graph.node("Cast", "hidden", name="hidden.wide", to=TensorProto.FLOAT)
+    # One pass over the values: y = scale * (x - mean) / sqrt(1).
+    ones, zeros = np.ones(dim, dtype=np.float32), np.zeros(dim, dtype=np.float32)
+    statistics = {"scale": dense.scale[:dim], "zeros": zeros, "mean": dense.mean[:dim], "ones": ones}
+    names = [graph.constant(name, value) for name, value in statistics.items()]
+    scaled = graph.node("BatchNormalization", wide, *names, name="scaled", epsilon=1e-9)
+    zero = graph.constant("zero", np.array(128, dtype=np.uint8))
+    size = graph.constant("step", np.array(step, dtype=np.float32))
+    values = graph.node("QuantizeLinear", scaled, size, zero, name="values")
+    bytes_ = graph.constant("weight0.bytes", np.round(weight[:dim] / scales).astype(np.int8))
+    integers = graph.node("MatMulInteger", values, bytes_, zero, name="integers")
+    real = graph.node("Cast", integers, name="integers.wide", to=TensorProto.FLOAT)
+    product = graph.node("Mul", real, graph.constant("scales", (scales * step).astype(np.float32)), name="product")
+    past = graph.node("Sub", graph.age_column(), graph.constant("age.mean", dense.mean[dim:]), name="age.centred")
+    past = graph.node("Mul", past, graph.constant("age.scale", dense.scale[dim:]), name="age.scaled")
+    past = graph.node("Clip", past, *graph.limits(), name="age.clipped")
+    past = graph.node("MatMul", past, graph.halved("age.weight", weight[dim:]), name="age.product")
+    graph.layers(graph.node("Add", product, past, name="product0"), dense)
+    return graph.model(_states_inputs(dim), len(dense.layers[-1][1]))
+
+
+def _states_inputs(dim: int) -> list[onnx.ValueInfoProto]:
+    return [
         helper.make_tensor_value_info("hidden", TensorProto.FLOAT16, ["N", dim]),
         helper.make_tensor_value_info("age", TensorProto.FLOAT, ["N"]),
     ]
-    return graph.model(inputs, len(dense.layers[-1][1]))
 
 
 def prompt_graph(dense: Dense) -> onnx.ModelProto:
@@ -123,10 +168,12 @@ def write(artefact: Artefact, folder: Path) -> None:
     rng = np.random.default_rng(CANARY_SEED)
     hidden = rng.standard_normal((len(CANARY_AGES), dim)).astype(np.float16)
     ages = np.array(CANARY_AGES, dtype=np.float32)
-    states, by = states_graph(artefact.states), artefact.refinement
+    states, int8, by = states_graph(artefact.states), states_graph_int8(artefact.states), artefact.refinement
     canary = run(states, hidden=hidden, age=ages)
-    _agree("model.onnx", canary, artefact.states.probabilities(state_features(hidden, ages)))
-    files = {"model.onnx": states.SerializeToString(), **artefact.prompt_files}
+    _agree("model.onnx", canary, artefact.states.probabilities(state_features(hidden, ages)), CANARY_TOLERANCE)
+    _agree("model.int8.onnx", run(int8, hidden=hidden, age=ages), canary, INT8_TOLERANCE)
+    graphs = {"model.onnx": states.SerializeToString(), "model.int8.onnx": int8.SerializeToString()}
+    files = graphs | dict(artefact.prompt_files)
     for name, content in files.items():
         (folder / name).write_bytes(content)
     manifest = {
@@ -160,7 +207,7 @@ def write(artefact: Artefact, folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def _agree(name: str, graph: Array, network: Array) -> None:
+def _agree(name: str, graph: Array, network: Array, tolerance: float) -> None:
     worst = float(np.abs(graph - network).max())
-    if worst > 2e-3:
-        raise ValueError(f"{name}: probabilities differ by {worst:.4f} from the trained network (limit 0.002)")
+    if not worst <= tolerance:
+        raise ValueError(f"{name}: probabilities differ by {worst:.4f} from the trained network (limit {tolerance:g})")

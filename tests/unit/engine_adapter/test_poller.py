@@ -118,7 +118,7 @@ async def test_a_row_that_comes_before_its_request_waits_for_one_poll(bench: Ben
     bench.poller.poll()
     message = bench.predictor.outbox.take()
     assert message is not None
-    assert len(message.decodes.handles) == len(message.declared) == 1
+    assert len(message.step.decodes.handles) == len(message.step.declared) == 1
 
 
 async def test_a_row_of_a_request_that_never_comes_is_dropped_and_counted(bench: Bench) -> None:
@@ -137,7 +137,7 @@ async def test_of_a_step_with_known_and_unknown_rows_the_known_go_on(bench: Benc
     bench.poller.poll()
     message = bench.predictor.outbox.take()
     assert message is not None
-    assert list(message.decodes.ages) == [1]
+    assert list(message.step.decodes.ages) == [1]
 
 
 async def test_the_end_of_an_unknown_request_is_not_told(bench: Bench) -> None:

@@ -4,6 +4,7 @@ from engine_adapter.agent.counters import Counters
 from engine_adapter.agent.predictor_outbox import PredictorOutbox
 from engine_adapter.records import handle_of
 from tests.unit.engine_adapter.samples import arrived, rows
+from trail.v1 import predictor_pb2
 
 
 def outbox(max_rows: int = 100) -> tuple[PredictorOutbox, Counters]:
@@ -13,12 +14,17 @@ def outbox(max_rows: int = 100) -> tuple[PredictorOutbox, Counters]:
     return made, counters
 
 
+def taken(waiting: PredictorOutbox) -> predictor_pb2.PredictStep | None:
+    request = waiting.take()
+    return None if request is None else request.step
+
+
 def test_one_message_carries_everything_that_waited_and_then_nothing_waits() -> None:
     waiting, counters = outbox()
     waiting.arrived(arrived("new", prompt=[5, 6]))
     waiting.finished(handle_of("old"))
     waiting.rows(rows({"a": 4}, prompts=["b"], number=9))
-    message = waiting.take()
+    message = taken(waiting)
     assert message is not None
     assert [d.request_id for d in message.declared] == ["new"]
     assert list(message.declared[0].prompt_token_ids) == [5, 6]
@@ -30,7 +36,7 @@ def test_one_message_carries_everything_that_waited_and_then_nothing_waits() -> 
     assert (list(message.prompts.covered), list(message.prompts.total)) == ([3], [3])
     assert waiting.engine_step == 9
     assert counters.rows_shipped == 2
-    assert waiting.take() is None
+    assert taken(waiting) is None
 
 
 def test_older_rows_are_dropped_and_counted_but_declarations_never() -> None:
@@ -38,7 +44,7 @@ def test_older_rows_are_dropped_and_counted_but_declarations_never() -> None:
     for number in range(1, 6):
         waiting.arrived(arrived(f"r{number}"))
         waiting.rows(rows({"a": number}, number=number))
-    message = waiting.take()
+    message = taken(waiting)
     assert message is not None
     assert len(message.declared) == 5
     assert list(message.decodes.ages) == [5]
@@ -48,11 +54,11 @@ def test_older_rows_are_dropped_and_counted_but_declarations_never() -> None:
 def test_rows_beyond_the_limit_wait_for_the_next_message() -> None:
     waiting, _ = outbox(max_rows=2)
     waiting.rows(rows({"a": 1, "b": 2, "c": 3}))
-    first, second = waiting.take(), waiting.take()
+    first, second = taken(waiting), taken(waiting)
     assert first is not None
     assert second is not None
     assert list(first.decodes.ages) + list(second.decodes.ages) == [1, 2, 3]
-    assert waiting.take() is None
+    assert taken(waiting) is None
 
 
 def test_a_row_of_a_finished_request_is_not_sent() -> None:
@@ -60,7 +66,7 @@ def test_a_row_of_a_finished_request_is_not_sent() -> None:
     waiting.rows(rows({"a": 1, "b": 2}, prompts=["c"]))
     waiting.finished(handle_of("a"))
     waiting.finished(handle_of("c"))
-    message = waiting.take()
+    message = taken(waiting)
     assert message is not None
     assert list(message.decodes.handles) == [handle_of("b")]
     assert not message.HasField("prompts")
@@ -71,14 +77,14 @@ def test_a_request_that_came_and_went_unsent_is_never_mentioned() -> None:
     waiting, _ = outbox()
     waiting.arrived(arrived("a"))
     waiting.finished(handle_of("a"))
-    assert waiting.take() is None
+    assert taken(waiting) is None
 
 
 def test_a_handle_that_is_used_anew_is_declared_after_its_end_was_sent() -> None:
     waiting, _ = outbox()
     waiting.finished(handle_of("a"))
     waiting.arrived(arrived("a"))
-    first, second = waiting.take(), waiting.take()
+    first, second = taken(waiting), taken(waiting)
     assert first is not None
     assert second is not None
     assert (len(first.finished), len(first.declared)) == (1, 0)
@@ -95,4 +101,4 @@ def test_between_streams_nothing_piles_up() -> None:
         waiting.rows(rows({"a": number}))
     assert counters.rows_dropped == 101
     waiting.start()
-    assert waiting.take() is None
+    assert taken(waiting) is None

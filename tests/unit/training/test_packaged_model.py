@@ -20,4 +20,6 @@ def test_a_packaged_artefact_loads_and_stays_small(name: str) -> None:
 
 def test_published_figures_are_of_the_packaged_artefact() -> None:
     manifest = json.loads((MODELS / "smollm2-135m-instruct" / "manifest.json").read_text())
-    assert json.loads(FIGURES.read_text())["artefact"]["files"] == manifest["files"]
+    measured = json.loads(FIGURES.read_text())["artefact"]["files"]
+    assert measured.items() <= manifest["files"].items()
+    assert "model.onnx" in measured
