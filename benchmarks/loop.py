@@ -169,7 +169,7 @@ class _Loop:
                 for each in samples
                 if each.name.startswith(metric) and each.labels.get("part") == part
             }
-            found[hop] = of_hop[f"{metric}_sum"], of_hop[f"{metric}_count"]
+            found[hop] = of_hop.get(f"{metric}_sum", 0.0), of_hop.get(f"{metric}_count", 0.0)
         return found
 
 

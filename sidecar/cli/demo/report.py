@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -80,8 +81,10 @@ def write(report: dict[str, Any], runs: Mapping[str, Sequence[Run]], folder: Pat
 def show(report: dict[str, Any], console: Console) -> None:
     """The table and what to make of it."""
     policies, stock = report["policies"], report["policies"][STOCK]
-    times = Table(title=f"{report['requests']} requests an arm, median of {report['repeats']} repeats, seconds")
-    counts = Table(title="what the engine and the agent counted")
+    # Without borders nine columns fit a terminal of 80.
+    title = f"{report['requests']} requests an arm, median of {report['repeats']} repeats, seconds"
+    times = Table(title=title, box=box.SIMPLE_HEAD, padding=0)
+    counts = Table(title="what the engine and the agent counted", box=box.SIMPLE_HEAD, padding=0)
     percentiles = ("mean", "p50", "p95", "p99")
     for table, heads in (
         (times, ("arm", *(f"latency\n{key}" for key in percentiles), *(f"TTFT\n{key}" for key in percentiles))),
