@@ -5,10 +5,10 @@ READY  := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint proto lock clean
+.PHONY: help setup demo test lint bench-loop proto lock clean
 
 help:  ## Lists the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(READY)  ## Installs everything into .venv
 
@@ -23,6 +23,9 @@ lint: $(READY)  ## ruff, mypy, buf
 	ruff format --check .
 	mypy
 	buf lint proto
+
+bench-loop: $(READY)  ## Times the loop from hidden states to plan, without an engine (about 3 minutes)
+	python -m benchmarks.loop --out out/bench/loop.json
 
 proto: $(READY)  ## Generates trail.v1 from the contract
 	proto/generate.sh

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from engine_adapter.agent.counters import Counters
 from engine_adapter.agent.plan_book import PlanBook
+from engine_adapter.bell import Ringer
 from engine_adapter.paths import EVENT_RING_BYTES, ROW_RING_BYTES, EnginePaths
 from engine_adapter.records import Arrived, Rows, Step, handle_of
 from engine_adapter.records import Engine as Capacity
@@ -25,7 +26,7 @@ class LoopEngine:
 
     def __init__(self, paths: EnginePaths, running: int, dim: int, seed: int = 0) -> None:
         self._events = RingProducer(paths.events, EVENT_RING_BYTES)
-        self._rows = RingProducer(paths.rows, ROW_RING_BYTES)
+        self._rows = RingProducer(paths.rows, ROW_RING_BYTES, Ringer(paths.row_bell))
         self._told = self._events.consumer_generation
         self._running = np.array([handle_of(f"running-{index}") for index in range(running)], np.uint64)
         self._dim = dim

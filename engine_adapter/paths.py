@@ -28,6 +28,10 @@ class EnginePaths:
         return self.folder / "rows.ring"
 
     @property
+    def row_bell(self) -> Path:
+        return self.folder / "rows.bell"
+
+    @property
     def board(self) -> Path:
         return self.folder / "plan.board"
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from engine_adapter.bell import Ringer
+
 MAGIC = 0x314C_4941_5254  # "TRAIL1"
 HEADER_BYTES = 64 * 8
 WRAP = 0xFFFF_FFFF
@@ -99,10 +101,11 @@ class _Ring:
 
 
 class RingProducer(_Ring):
-    """The writing side. There must be one only."""
+    """The writing side. There must be one only. ``bell`` is rung after each record."""
 
-    def __init__(self, path: Path, capacity_bytes: int) -> None:
+    def __init__(self, path: Path, capacity_bytes: int, bell: Ringer | None = None) -> None:
         super().__init__(path, capacity_bytes)
+        self._bell = bell
         self._header[_PRODUCER] += 1
 
     def write(self, *parts: bytes | memoryview) -> bool:
@@ -128,6 +131,8 @@ class RingProducer(_Ring):
             at += len(part)
         # Published last: the consumer reads nothing beyond the head.
         self._header[_HEAD] = head + skip + need
+        if self._bell is not None:
+            self._bell.ring()
         return True
 
 

@@ -41,19 +41,16 @@ class Bins:
 
     def quantiles(self, q: Array, levels: Sequence[float]) -> list[Array]:
         """As `quantile`, for several levels at once."""
-        up_to_bin = np.cumsum(q, axis=1)
-        return [self._quantile(q, up_to_bin, level) for level in levels]
-
-    def _quantile(self, q: Array, up_to_bin: Array, level: float) -> Array:
-        last = len(self) - 1
-        rows = np.arange(len(q))
-        at = np.minimum((up_to_bin < level).sum(axis=1), last)
+        last, rows = len(self) - 1, np.arange(len(q))
+        up_to_bin, level = np.cumsum(q, axis=1), np.asarray(levels)[:, None]
+        # [levels, N] from here on.
+        at = np.minimum((up_to_bin < level[:, :, None]).sum(axis=2), last)
         mass = q[rows, at]
         into_bin = level - (up_to_bin[rows, at] - mass)
         fraction = np.clip(into_bin / np.maximum(mass, 1e-300), 0.0, 1.0 - 1e-6)
         closed = self.edges[at] + fraction * self._widths[at]
         tail = self.edges[-1] - self._tail_mean * np.log1p(-fraction)
-        return np.where(at == last, tail, closed)
+        return list(np.where(at == last, tail, closed))
 
     def probability_at_most(self, q: Array, tokens: float) -> Array:
         """P(remaining <= tokens) [N], with the same shapes inside bins as `quantile`."""

@@ -1,4 +1,4 @@
-#!lua name=trail_v1
+#!lua name=trail_v2
 
 -- Writes to an engine's posteriors, fenced by its owner epoch ("<incarnation>:<counter>").
 -- KEYS: owner, posterior[, predictions channel]. Names carry the version: functions of two releases
@@ -43,7 +43,21 @@ local function claim(keys, args)
   return reply
 end
 
--- ARGV: epoch, expire_s, message ("": publish nothing), number of deletions, id..., then id, record...
+-- The parts of `content`, whose sizes in bytes are 32-bit numbers, least significant byte first, in `sizes`.
+local function parts_of(content, sizes)
+  local parts, at = {}, 1
+  for i = 1, #sizes, 4 do
+    local a, b, c, d = string.byte(sizes, i, i + 3)
+    local next_at = at + a + 256 * (b + 256 * (c + 256 * d))
+    parts[#parts + 1] = string.sub(content, at, next_at - 1)
+    at = next_at
+  end
+  return parts
+end
+
+-- ARGV: epoch, expire_s, message ("": publish nothing), number of deletions, id..., then all ids and records, id,
+-- record, id, record..., as one string, and the sizes of these. One argument each would cost the client more than all
+-- else that it does.
 -- Replies 1, or the epoch of the owner where that is another ("": there is none).
 local function commit(keys, args)
   local epoch, expire_s, message, deletions = args[1], args[2], args[3], tonumber(args[4])
@@ -56,7 +70,7 @@ local function commit(keys, args)
     gone[#gone + 1] = args[i]
   end
   in_chunks('HDEL', keys[2], gone, 1)
-  in_chunks('HSET', keys[2], args, 5 + deletions)
+  in_chunks('HSET', keys[2], parts_of(args[5 + deletions], args[6 + deletions]), 1)
   redis.call('EXPIRE', keys[1], expire_s)
   redis.call('EXPIRE', keys[2], expire_s)
   if message ~= '' then
@@ -65,5 +79,5 @@ local function commit(keys, args)
   return 1
 end
 
-redis.register_function('trail_claim_v1', claim)
-redis.register_function('trail_commit_v1', commit)
+redis.register_function('trail_claim_v2', claim)
+redis.register_function('trail_commit_v2', commit)

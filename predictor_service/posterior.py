@@ -31,7 +31,9 @@ class Transition:
         moved = q.copy()
         for bit in range(int(steps.max(initial=0)).bit_length()):
             rows = (steps >> bit) & 1 == 1
-            moved[rows] = _normalised(moved[rows] @ self._power(bit))
+            # Mostly every row is one token older; a mask would copy them all twice.
+            chosen = slice(None) if rows.all() else rows
+            moved[chosen] = _normalised(moved[chosen] @ self._power(bit))
         return moved
 
     def _power(self, bit: int) -> Array:
@@ -82,4 +84,7 @@ def _normalised(mass: Array) -> Array:
     """Rows that sum to 1; a row from which all mass has gone says nothing, so it becomes uniform."""
     total = mass.sum(axis=1, keepdims=True)
     gone = total <= 1e-300
+    if not gone.any():
+        scaled: Array = mass / total
+        return scaled
     return np.where(gone, 1.0 / mass.shape[1], mass / np.where(gone, 1.0, total))

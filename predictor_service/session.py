@@ -173,8 +173,11 @@ class EngineSession:
     def _update(self, step: int, stage: Stage, slots: Ages, ages: Ages, p: Array) -> None:
         requests, evidence = self.requests, self.artefact.evidence
         prior = self.artefact.transition.advance(requests.q[slots], np.maximum(ages - requests.age[slots], 0))
-        refined = requests.refined(slots)[:, None]
+        first = ~requests.refined(slots)
         requests.step[slots], requests.age[slots], requests.stage[slots] = step, ages, stage
-        requests.set_posterior(slots, np.where(refined, evidence.update(prior, p), evidence.start(p)))
+        q = evidence.update(prior, p)
+        if first.any():
+            q[first] = evidence.start(p[first])
+        requests.set_posterior(slots, q)
         if stage == Stage.PREFILL:
             requests.r1[slots] = requests.median[slots]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+import numpy as np
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -54,7 +55,7 @@ class Store:
         names = keys(engine_id)
         try:
             previous, *rest = await self._call(
-                "trail_claim_v1", (names.owner, names.posterior), (epoch, self._expire_s, *living)
+                "trail_claim_v2", (names.owner, names.posterior), (epoch, self._expire_s, *living)
             )
         except StoreUnavailable as error:
             refusal, _, owner = str(error).partition(" ")
@@ -74,9 +75,10 @@ class Store:
     ) -> None:
         """Writes `records`, deletes `gone` and publishes `message`, all or nothing, if `epoch` is the owner."""
         names = keys(engine_id)
-        pairs = [part for pair in records.items() for part in pair]
-        arguments = (epoch, self._expire_s, message, len(gone), *gone, *pairs)
-        owner = await self._call("trail_commit_v1", (names.owner, names.posterior, names.predictions), arguments)
+        parts = [part for name, record in records.items() for part in (name.encode(), record)]
+        sizes = np.fromiter(map(len, parts), dtype="<u4", count=len(parts)).tobytes()
+        arguments = (epoch, self._expire_s, message, len(gone), *gone, b"".join(parts), sizes)
+        owner = await self._call("trail_commit_v2", (names.owner, names.posterior, names.predictions), arguments)
         if owner != 1:
             raise Fenced(owner.decode())
 

@@ -61,7 +61,7 @@ class SchedulerSettings(ServerSettings):
     """Milliseconds that a plan may be used after the freshest evidence it rests on."""
     plan_interval_ms: int = Field(default=1, ge=0)
     """Least milliseconds between two plans for one engine; changes in between are taken together."""
-    prediction_wait_ms: int = Field(default=5, ge=0)
+    prediction_wait_ms: int = Field(default=10, ge=0)
     """Milliseconds that a plan waits for the predictions of the step that was just reported, so as to serve both."""
     assumed_step_duration_ms: float = Field(default=20.0, gt=0, allow_inf_nan=False)
     """Duration of an engine step until one is measured."""

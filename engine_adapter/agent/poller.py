@@ -1,6 +1,7 @@
 """Reads both rings, and asks the engine to declare everything again where something was lost."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ import structlog
 from engine_adapter.agent.backoff import Backoff
 from engine_adapter.agent.counters import Counters
 from engine_adapter.agent.intake import Intake
+from engine_adapter.bell import Bell
 from engine_adapter.records import Arrived, Engine, Finished, Rows, Step, unpack
 from engine_adapter.ring import RingConsumer, RingError
 
@@ -31,6 +33,7 @@ class Poller:
         self,
         events: RingConsumer,
         rows: RingConsumer,
+        bell: Bell,
         intake: Intake,
         ready: asyncio.Event,
         counters: Counters,
@@ -38,7 +41,7 @@ class Poller:
         restarted: Callable[[], None],
         lost: Callable[[], None],
     ) -> None:
-        self._events, self._rows, self._intake = events, rows, intake
+        self._events, self._rows, self._bell, self._intake = events, rows, bell, intake
         self._ready, self._counters = ready, counters
         self._restarted, self._lost = restarted, lost
         self._engine_generation = events.producer_generation
@@ -53,17 +56,27 @@ class Poller:
         self._log = structlog.get_logger("poller")
 
     async def run(self, interval_s: float, idle_interval_s: float) -> None:
-        """Polls until cancelled, less often while nothing comes."""
+        """Polls until cancelled: when the bell rings, and by itself, less often while nothing comes."""
         last_read_s = time.monotonic()
-        while True:
-            records = self.poll()
-            now_s = time.monotonic()
-            if records:
-                last_read_s = now_s
-            if records >= ROW_RECORDS_PER_POLL:
-                await asyncio.sleep(0)  # there may be more; the links shall have their turn
-            else:
-                await asyncio.sleep(interval_s if now_s - last_read_s < IDLE_AFTER_S else idle_interval_s)
+        loop, rung = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._bell.fileno(), rung.set)
+        try:
+            while True:
+                records = self.poll()
+                now_s = time.monotonic()
+                if records:
+                    last_read_s = now_s
+                if records >= ROW_RECORDS_PER_POLL:
+                    await asyncio.sleep(0)  # there may be more; the links shall have their turn
+                    continue
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(interval_s if now_s - last_read_s < IDLE_AFTER_S else idle_interval_s):
+                        await rung.wait()
+                if rung.is_set():
+                    rung.clear()
+                    self._bell.silence()
+        finally:
+            loop.remove_reader(self._bell.fileno())
 
     def poll(self) -> int:
         """One look at both rings; returns how many records were read."""

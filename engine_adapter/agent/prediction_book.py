@@ -11,18 +11,8 @@ from engine_adapter.agent.counters import Counters
 KEPT_PER_REQUEST = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """Tokens still to come after ``age_tokens``; ``initial`` is the frozen total r."""
-
-    age_tokens: int
-    mean: float
-    initial: float
-
-
 @dataclass(slots=True)
 class _Page:
-    newest: Prediction
     totals: array[float] = field(default_factory=lambda: array("f"))
     """Age + predicted remaining length, of every ``stride``-th prediction."""
     stride: int = 1
@@ -30,7 +20,7 @@ class _Page:
 
 
 class PredictionBook:
-    """handle -> its newest prediction, and what the error of the earlier ones needs.
+    """handle -> what the error of its predictions needs.
 
     At most 512 predictions a request are kept, evenly spread: when they are full, every second one goes.
     """
@@ -42,13 +32,11 @@ class PredictionBook:
     def __len__(self) -> int:
         return len(self._pages)
 
-    def note(self, handle: int, age_tokens: int, mean: float, initial: float) -> None:
-        """A prediction of a living request."""
-        newest = Prediction(age_tokens, mean, initial)
+    def note(self, handle: int, age_tokens: int, mean: float) -> None:
+        """A prediction of a living request: ``mean`` tokens still to come after ``age_tokens``."""
         page = self._pages.get(handle)
         if page is None:
-            page = self._pages[handle] = _Page(newest)
-        page.newest = newest
+            page = self._pages[handle] = _Page()
         page.skipped += 1
         if page.skipped < page.stride:
             return
@@ -56,10 +44,6 @@ class PredictionBook:
         page.totals.append(age_tokens + mean)
         if len(page.totals) >= KEPT_PER_REQUEST:
             page.totals, page.stride = page.totals[::2], 2 * page.stride
-
-    def newest(self, handle: int) -> Prediction | None:
-        page = self._pages.get(handle)
-        return page.newest if page else None
 
     def finished(self, handle: int, output_tokens: int) -> None:
         """Closes a request's page. |predicted remaining - true remaining| = |predicted total - true total|."""

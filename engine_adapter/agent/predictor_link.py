@@ -98,7 +98,6 @@ class PredictorLink(Link[predictor_pb2.StreamPredictRequest, predictor_pb2.Strea
         self._counters.predictions_received += len(predictions.handles)
         self._counters.row_errors += len(predictions.errors)
         self._counters.degraded_answers += predictions.degraded
-        entries = zip(predictions.handles, predictions.ages, predictions.mean, predictions.initial, strict=True)
-        for handle, age, mean, initial in entries:
+        for handle, age, mean in zip(predictions.handles, predictions.ages, predictions.mean, strict=True):
             if handle in self._living:
-                self._book.note(handle, age, mean, initial)
+                self._book.note(handle, age, mean)

@@ -23,6 +23,7 @@ from engine_adapter.agent.predictor_link import PredictorLink
 from engine_adapter.agent.scheduler_link import SchedulerLink
 from engine_adapter.agent.settings import AgentSettings
 from engine_adapter.agent.statistics import Statistics
+from engine_adapter.bell import Bell
 from engine_adapter.board import BoardWriter
 from engine_adapter.paths import EVENT_RING_BYTES, ROW_RING_BYTES, EnginePaths, engine_paths
 from engine_adapter.ring import RingConsumer
@@ -62,6 +63,7 @@ class Agent:
         self._board = BoardWriter(paths.board)
         self._events = RingConsumer(paths.events, EVENT_RING_BYTES)
         self._rows = RingConsumer(paths.rows, ROW_RING_BYTES)
+        self._bell = Bell(paths.row_bell)
         self._epochs = EpochMint()
         living = LivingRequests(settings.max_requests, counters)
         predictions, plan_book = PredictionBook(counters), plan_book or PlanBook(counters)
@@ -76,7 +78,14 @@ class Agent:
         )
         intake = Intake(living, self._predictor, self._scheduler, predictions, plan_book, counters)
         self._poller = Poller(
-            self._events, self._rows, intake, ready, counters, restarted=self._engine_restarted, lost=self._reopen
+            self._events,
+            self._rows,
+            self._bell,
+            intake,
+            ready,
+            counters,
+            restarted=self._engine_restarted,
+            lost=self._reopen,
         )
         self._statistics = Statistics(counters, plan_book, living, (self._predictor, self._scheduler))
 
@@ -99,7 +108,7 @@ class Agent:
         self._statistics.write(self._statistics_path)
         await self._predictor_channel.close()
         await self._scheduler_channel.close()
-        for part in (self._board, self._events, self._rows):
+        for part in (self._board, self._events, self._rows, self._bell):
             part.close()
         self._log.info("stopped")
 

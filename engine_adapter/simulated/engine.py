@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine_adapter.bell import Ringer
 from engine_adapter.board import BoardPlan, BoardReader
 from engine_adapter.paths import EVENT_RING_BYTES, ROW_RING_BYTES, engine_paths
 from engine_adapter.records import DTYPES, Arrived, Engine, Finished, Rows, Step
@@ -38,7 +39,7 @@ class SimulatedEngine:
         self._dim, self._noise = dim, noise
         self._random = np.random.default_rng(seed)
         self._events = RingProducer(paths.events, event_ring_bytes)
-        self._rows = RingProducer(paths.rows, row_ring_bytes)
+        self._rows = RingProducer(paths.rows, row_ring_bytes, Ringer(paths.row_bell))
         self._board = BoardReader(paths.board)
         self._heard_by = -1
         self._steps = 0

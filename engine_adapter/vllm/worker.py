@@ -9,6 +9,7 @@ from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
 from vllm.v1.worker.cpu_worker import CPUWorker
 from vllm.v1.worker.gpu_worker import Worker
 
+from engine_adapter.bell import Ringer
 from engine_adapter.ring import RingProducer
 from engine_adapter.vllm import compat, settings
 from engine_adapter.vllm.runner_v1 import newest_pass
@@ -56,7 +57,7 @@ class TapMixin(_Base):
         given = settings.read(self.vllm_config)
         # The tapped state is the same on every tensor-parallel rank: one of them ships it.
         if given.layers and get_tensor_model_parallel_rank() == 0:
-            ring = RingProducer(given.paths.rows, given.row_ring_bytes)
+            ring = RingProducer(given.paths.rows, given.row_ring_bytes, Ringer(given.paths.row_bell))
             self._tap = Tap(given.row_dtype, given.predict_every_tokens, ring.write)
             logger.info("trail: layers %s tapped, rows as %s", list(given.layers), given.row_dtype)
         return result

@@ -19,6 +19,7 @@ from engine_adapter.agent.prediction_book import PredictionBook
 from engine_adapter.agent.predictor_link import PredictorLink
 from engine_adapter.agent.scheduler_link import SchedulerLink
 from engine_adapter.agent.settings import AgentSettings
+from engine_adapter.bell import Bell, Ringer
 from engine_adapter.board import BoardWriter
 from engine_adapter.records import Engine
 from engine_adapter.ring import RingConsumer, RingProducer
@@ -32,7 +33,8 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.events = RingProducer(folder / "events.ring", 1 << 16)
-        self.rows = RingProducer(folder / "rows.ring", 1 << 16)
+        self.bell = Bell(folder / "rows.bell")
+        self.rows = RingProducer(folder / "rows.ring", 1 << 16, Ringer(folder / "rows.bell"))
         self.counters, self.ready = Counters(), asyncio.Event()
         self.signals: list[str] = []
         settings, epochs = AgentSettings(), EpochMint()
@@ -49,6 +51,7 @@ class Bench:
         self.poller = Poller(
             RingConsumer(folder / "events.ring", 1 << 16),
             RingConsumer(folder / "rows.ring", 1 << 16),
+            self.bell,
             Intake(self.living, self.predictor, self.scheduler, predictions, plans, self.counters),
             self.ready,
             self.counters,
@@ -167,3 +170,19 @@ async def test_rows_that_did_not_fit_into_the_ring_are_counted(bench: Bench) -> 
     bench.rows.write(b"x" * (1 << 17))
     bench.poller.poll()
     assert bench.counters.row_records_dropped == 1
+
+
+async def test_rows_are_read_when_the_bell_rings_and_not_only_when_it_is_time(bench: Bench) -> None:
+    bench.begin()
+    bench.tell(arrived("a"), step())
+    bench.poller.poll()
+    polling = asyncio.create_task(bench.poller.run(interval_s=3600, idle_interval_s=3600))
+    await asyncio.sleep(0.05)
+    bench.rows.write(*rows({"a": 1}).pack())
+    for _ in range(1000):
+        await asyncio.sleep(0.01)
+        if (message := bench.predictor.outbox.take()) is not None and message.step.decodes.handles:
+            break
+    else:
+        pytest.fail("the rows were not read in 10 s")
+    polling.cancel()
