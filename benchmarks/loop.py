@@ -92,7 +92,10 @@ async def _measure(steps: int) -> dict[str, Any]:
         os.environ |= {setting: str(port) for setting, port in zip(METRICS, ports[2:], strict=True)}
         os.environ["TRAIL_PREDICTOR_REDIS_TIMEOUT_MS"] = str(STORE_TIMEOUT_MS)
         with running_stack(
-            "127.0.0.1", *ports[:2], model_dir=folder / "models", log_file=folder / "services.log"
+            predictor_port=ports[0],
+            scheduler_port=ports[1],
+            model_dir=folder / "models",
+            log_file=folder / "services.log",
         ) as stack:
             loop = _Loop(stack, folder, models[WIDE].name, ports[2:])
             with Progress(console=Console(stderr=True)) as progress:

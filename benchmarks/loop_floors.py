@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -68,7 +69,7 @@ async def _grpc_ms(sent: bytes, answer_bytes: int) -> float:
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=_SIZES) as channel:
             await channel.channel_ready()
-            call = channel.stream_stream(METHOD)()
+            call: Any = channel.stream_stream(METHOD)()
 
             async def once() -> None:
                 await call.write(sent)
@@ -116,7 +117,7 @@ async def _answer(port: int, answer: bytes) -> None:
 
     server = grpc.aio.server(options=_SIZES)
     service, _, method = METHOD[1:].partition("/")
-    handlers = {method: grpc.stream_stream_rpc_method_handler(exchange)}
+    handlers: dict[str, Any] = {method: grpc.stream_stream_rpc_method_handler(exchange)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()

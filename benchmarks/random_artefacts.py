@@ -54,8 +54,8 @@ def _network(dim: int, bins: int, seed: int) -> Dense:
     mean, scale = rng.normal(0, 0.1, dim + 1), rng.uniform(0.5, 1.5, dim + 1)
     w0, b0 = rng.normal(0, (dim + 1) ** -0.5, (dim + 1, WIDTH)), rng.normal(0, 0.1, WIDTH)
     w1, b1 = rng.normal(0, 2 * WIDTH**-0.5, (WIDTH, bins)), rng.normal(0, 0.1, bins)
-    mean, scale, w0, b0, w1, b1 = (each.astype(np.float32) for each in (mean, scale, w0, b0, w1, b1))
-    return Dense(mean, scale, ((w0, b0), (w1, b1)))
+    arrays: list[NDArray[np.float32]] = [each.astype(np.float32) for each in (mean, scale, w0, b0, w1, b1)]
+    return Dense(arrays[0], arrays[1], ((arrays[2], arrays[3]), (arrays[4], arrays[5])))
 
 
 def _in_float16(network: Dense) -> onnx.ModelProto:
