@@ -21,7 +21,7 @@ from rich.progress import Progress
 from benchmarks import machine
 from benchmarks.two_engines import Engines, running
 from sidecar.cli.demo.load import Sampling, send
-from sidecar.cli.demo.prompts import load
+from sidecar.cli.demo.prompts import ALPACA, load
 from trail.v1 import scheduler_pb2
 
 POLICIES = ("srpt", "trail", "gittins")
@@ -39,12 +39,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Compares, writes JSON, prints what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="JSON file of results")
+    parser.add_argument("--prompts", type=Path, help="JSON list with instruction and input; default: Alpaca or our own")
     parser.add_argument("--requests", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--max-tokens", type=int, default=48)
     options = parser.parse_args(argv)
-    prompts = load(None, options.requests)
+    prompts = load(options.prompts or (ALPACA if ALPACA.is_file() else None), options.requests)
     greedy = Sampling(temperature=0.0, max_tokens=options.max_tokens)
     with (
         tempfile.TemporaryDirectory(prefix="trail-") as folder,
