@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _print_tables(studies: Mapping[str, Any]) -> None:
-    if {"main", "frontier", "kv-h100"} <= set(studies):
+    if {"main", "frontier", "kv-h100", "kv"} <= set(studies):
         print(policy_tables.bars(studies))
     for name, study in studies.items():
         print(f"\n{name}: {STUDIES[name].seeds} seeds, {study['predictions']}\n\n{policy_tables.by_load(study)}")

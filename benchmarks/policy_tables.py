@@ -28,8 +28,9 @@ def bars(studies: Mapping[str, Study]) -> str:
         ("load 0.95: FCFS's mean TTFT / ours", 1 / over("main", 0.95, TTFT, "default", "fcfs"), 3.0, "at least"),
         ("our mean / FCFS's, the worst of all", *_worst(studies)),
         *(
-            (f"short memory, load {load:g}: the paper's mean / ours", 1 / found, 1.15, "at least")
-            for load, found in _over_paper(studies["kv-h100"])
+            (f"short memory, {steps}, load {load:g}: the paper's mean / ours", 1 / found, 1.15, "at least")
+            for study, steps in (("kv-h100", "steps of the H100"), ("kv", "steps of 5 ms"))
+            for load, found in _over_paper(studies[study])
         ),
     ]
     lines = ["| | figure | asked | |", "|---|---|---|---|"]
@@ -49,11 +50,30 @@ def by_load(study: Study) -> str:
         for load in loads:
             own = [mean_of(runs, policy, load, figure) for figure in (MEAN, P99, TTFT)]
             base = [mean_of(runs, "fcfs", load, figure) for figure in (MEAN, P99, TTFT)]
-            seconds = f"{own[0]:.2f} s, {own[1]:.1f} s, {own[2]:.2f} s"
-            gains = ", ".join(f"{before / after:.2f}" for before, after in zip(base, own, strict=True))
-            cells.append(seconds if policy == "fcfs" else gains)
+            cells.append(_cell(policy, own, base))
         lines.append(f"| `{policy}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def by_study(studies: Mapping[str, Study], names: Mapping[str, str], load: float) -> str:
+    """Markdown: the same three figures of one load, a column for each of the studies `names` (title by name)."""
+    lines = ["| policy | " + " | ".join(names.values()) + " |", "|---|" + "---|" * len(names)]
+    for policy in dict.fromkeys(run["policy"] for name in names for run in studies[name]["runs"]):
+        cells = []
+        for name in names:
+            runs = studies[name]["runs"]
+            own = [mean_of(runs, policy, load, figure) for figure in (MEAN, P99, TTFT)]
+            base = [mean_of(runs, "fcfs", load, figure) for figure in (MEAN, P99, TTFT)]
+            cells.append(_cell(policy, own, base))
+        lines.append(f"| `{policy}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(policy: str, own: Sequence[float], base: Sequence[float]) -> str:
+    """What a policy's figures are of first come, first served's; of the latter, its own seconds."""
+    if policy == "fcfs":
+        return f"{own[0]:.2f} s, {own[1]:.1f} s, {own[2]:.2f} s"
+    return ", ".join(f"{before / after:.2f}" for before, after in zip(base, own, strict=True))
 
 
 def _over_linear(studies: Mapping[str, Study]) -> float:

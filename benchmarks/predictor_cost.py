@@ -131,10 +131,14 @@ def _decode_step(steps: llm_step.DecodeSteps, batch: int, budget: Budget) -> Cel
 
 
 def _model_cells(models: Mapping[str, Path], batches: Sequence[int], device: str, budget: Budget) -> Iterator[Cell]:
+    # On a CPU the graph in eight bits serves.
+    files = {"": "model.onnx"} | ({"int8, ": "model.int8.onnx"} if device == "cpu" else {})
     for name, folder in models.items():
-        content = (folder / "model.onnx").read_bytes()
+        contents = {what: (folder / file).read_bytes() for what, file in files.items()}
         for batch in batches:
-            yield from ({"artefact": name, "rows": batch} | cell for cell in _ways(content, batch, device, budget))
+            for what, content in contents.items():
+                for cell in _ways(content, batch, device, budget):
+                    yield {"artefact": name, "rows": batch} | cell | {"way": f"{what}{cell['way']}"}
 
 
 def _ways(content: bytes, batch: int, device: str, budget: Budget) -> Iterator[Cell]:
