@@ -1,0 +1,91 @@
+"""When plans are made: one for a step and its predictions, without waiting for a predictor that does not answer."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+
+from scheduler_service.choice import PolicyBook, PolicyChoice
+from scheduler_service.messages import Declaration, Delta, Epoch, Open, Predictions, PublishedMessage, Running
+from scheduler_service.outcomes import OutcomeLog
+from scheduler_service.session import EngineSession, NumberedPlan
+from scheduler_service.settings import SchedulerSettings
+from scheduler_service.view import Capacity
+
+EPOCH = Epoch(1, 1)
+LONG_MS, SHORT_MS = 600_000, 20
+
+
+class Nowhere(OutcomeLog):
+    """Outcomes go nowhere: no request ends here."""
+
+    def __init__(self) -> None:
+        pass
+
+
+class Bench:
+    def __init__(self, wait_ms: int, policy: str = "trail") -> None:
+        settings = SchedulerSettings(plan_ttl_ms=2 * LONG_MS, plan_interval_ms=0, prediction_wait_ms=wait_ms)
+        opened = Open("e", EPOCH, Capacity(4, 100, 16, 256), (Declaration(1, "a", 8), Declaration(2, "b", 8)))
+        self.session = EngineSession(opened, PolicyBook(PolicyChoice(policy)), Nowhere(), settings)
+        self.session.on_store(connected=True, reason="")
+        self.plans = self.session.plans()
+        self._step = 0
+
+    def step(self, age: int) -> None:
+        self._step += 1
+        handles = np.array([1, 2], np.uint64)
+        running = Running(handles, np.array([age, age]), np.array([8 + age, 8 + age]))
+        self.session.apply(Delta(EPOCH, self._step, 0.01, running=running, free_kv_blocks=50))
+
+    def predict(self, age: int) -> None:
+        of = np.array([10.0, 20.0])
+        ages = np.array([age, age])
+        rows = Predictions(ages, np.array([3, 3]), of, of, of / 2, of * 2, np.zeros(2), of + age)
+        self.session.on_predictions(PublishedMessage(EPOCH, self._step, np.array([1, 2], np.uint64), rows))
+
+    def next(self) -> "asyncio.Task[NumberedPlan]":
+        return asyncio.ensure_future(anext(self.plans))
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    made = Bench(LONG_MS)
+    made.step(0)
+    made.predict(0)
+    await made.next()
+    yield made
+    await made.plans.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_step_waits_for_its_predictions_and_both_make_one_plan(bench: Bench) -> None:
+    bench.step(1)
+    made = bench.next()
+    await asyncio.sleep(0.05)
+    assert not made.done()
+    bench.predict(1)
+    plan = (await asyncio.wait_for(made, 10)).plan
+    assert plan.predicted_at_ages.tolist() == [1, 1]
+    following = bench.next()
+    await asyncio.sleep(0.05)
+    assert not following.done()
+    following.cancel()
+
+
+async def test_a_predictor_that_does_not_answer_holds_nobody_up_for_long() -> None:
+    bench = Bench(SHORT_MS)
+    bench.step(0)
+    bench.predict(0)
+    await bench.next()
+    bench.step(1)
+    plan = (await asyncio.wait_for(bench.next(), 10)).plan
+    assert plan.predicted_at_ages.tolist() == [0, 0]
+
+
+async def test_a_policy_without_predictions_waits_for_none() -> None:
+    bench = Bench(LONG_MS, policy="fcfs")
+    bench.step(0)
+    await asyncio.wait_for(bench.next(), 10)
+    bench.step(1)
+    await asyncio.wait_for(bench.next(), 10)
