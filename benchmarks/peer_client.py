@@ -95,7 +95,7 @@ def _client(
     )
     found = json.loads(told.read_text())
     names = [*KEPT, *(f"{statistic}_{metric}_ms" for metric in METRICS for statistic in STATISTICS)]
-    return {name: found.get(name, 0) for name in names}
+    return {name: found[name] for name in names}
 
 
 if __name__ == "__main__":

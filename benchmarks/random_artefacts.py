@@ -28,22 +28,32 @@ def make(folder: Path, like: Path, *, dim: int, seed: int = 0, half: bool = Fals
     shutil.copytree(like, folder)
     manifest = json.loads((like / "manifest.json").read_text())
     network = _network(dim, len(manifest["edges"]), seed)
-    states, int8 = _in_float16(network) if half else export.states_graph(network), export.states_graph_int8(network)
-    contents = {"model.onnx": states.SerializeToString(), "model.int8.onnx": int8.SerializeToString()}
-    for name, content in contents.items():
-        (folder / name).write_bytes(content)
+    graphs = {"model.onnx": _in_float16(network) if half else export.states_graph(network)}
+    if not half:
+        graphs["model.int8.onnx"] = export.states_graph_int8(network)
     rows, ages = manifest["canary"]["rows"], manifest["canary"]["ages"]
     hidden = np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float16)
-    graph = Graph(contents["model.onnx"], threads=1, providers=[CPU])
-    answer = graph.run(hidden=hidden, age=np.array(ages, dtype=np.float32))
+    answers, hashes = {}, {"prompt.onnx": manifest["files"]["prompt.onnx"]}
+    for name, model in graphs.items():
+        content = model.SerializeToString()
+        (folder / name).write_bytes(content)
+        hashes[name] = hashlib.sha256(content).hexdigest()
+        graph = Graph(content, threads=1, providers=[CPU])
+        answers[name] = graph.run(hidden=hidden, age=np.array(ages, dtype=np.float32)).tolist()
     changes = {
         "name": f"dim-{dim}-half" if half else f"dim-{dim}",
         "served_model": "random",
         "layers": [0],
         "hidden_size": dim,
         "dim": dim,
-        "files": manifest["files"] | {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
-        "canary": {"hidden_seed": seed, "rows": rows, "ages": ages, "probabilities": answer.tolist()},
+        "files": hashes,
+        "canary": {
+            "hidden_seed": seed,
+            "rows": rows,
+            "ages": ages,
+            "probabilities": answers["model.onnx"],
+            "int8": answers.get("model.int8.onnx"),
+        },
     }
     (folder / "manifest.json").write_text(json.dumps(manifest | changes))
     return folder

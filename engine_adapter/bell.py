@@ -11,8 +11,6 @@ import os
 import stat
 from pathlib import Path
 
-_ERRORS = (BlockingIOError, BrokenPipeError)
-
 
 class Bell:
     """The side that is called; `fileno` becomes readable when somebody rang."""
@@ -57,10 +55,10 @@ class Ringer:
                     self.close()
                     return
             os.write(self._fd, b"\0")
-        except _ERRORS:
-            pass  # Full, so it is ringing already; or nobody listens now, but may again.
+        except BlockingIOError:
+            pass  # Full, so it is ringing already.
         except OSError:
-            self.close()  # No agent has been here yet.
+            self.close()  # Nobody listens now; the next one may have made the pipe anew.
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -108,6 +108,11 @@ class RingProducer(_Ring):
         self._bell = bell
         self._header[_PRODUCER] += 1
 
+    def close(self) -> None:
+        super().close()
+        if self._bell is not None:
+            self._bell.close()
+
     def write(self, *parts: bytes | memoryview) -> bool:
         """Appends one record made of ``parts``; False when it does not fit (dropped and counted).
 

@@ -31,6 +31,8 @@ class Canary(BaseModel):
     rows: int = Field(ge=1, le=64)
     ages: list[FiniteFloat]
     probabilities: list[list[FiniteFloat]]
+    # What model.int8.onnx answers, where there is one.
+    int8: list[list[FiniteFloat]] | None = None
 
 
 class Manifest(BaseModel):
@@ -81,6 +83,8 @@ class Manifest(BaseModel):
             raise ValueError("interval_levels: the first must be below the second")
         self._check_prompt()
         self._inside_bins()
+        if (self.files.model_int8 is None) != (self.canary.int8 is None):
+            raise ValueError("canary.int8: must be given if files names model.int8.onnx, and only then")
         if len(self.canary.ages) != self.canary.rows:
             raise ValueError(f"canary.ages: {len(self.canary.ages)} entries for {self.canary.rows} rows")
         return self

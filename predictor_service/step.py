@@ -133,13 +133,6 @@ class Records:
     def __len__(self) -> int:
         return len(self.request_ids)
 
-    def __getitem__(self, index: int) -> Record:
-        counts = (self.handles, self.steps, self.ages, self.stages)
-        lengths = (self.r0, self.r1, self.mean, self.median, self.p10, self.p90)
-        numbers = [column[index].item() for column in (*counts, *lengths)]
-        row: list[Any] = [self.request_ids[index], *numbers, self.q[index], self.model]
-        return Record(*row)
-
 
 @dataclass(frozen=True)
 class Applied:

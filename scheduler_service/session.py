@@ -50,6 +50,7 @@ class EngineSession:
         self._book = book
         self._outcomes = outcomes
         self._changed, self._answered = asyncio.Event(), asyncio.Event()
+        self._answers = True
         self._ended: asyncio.Future[Refused] = asyncio.get_running_loop().create_future()
         self._number = 0
 
@@ -79,6 +80,7 @@ class EngineSession:
         if not self._state.apply_predictions(message):
             return
         self._freshness.on_predictions()
+        self._answers = True
         self._answered.set()
         self._changed.set()
 
@@ -115,8 +117,10 @@ class EngineSession:
         wait_s = self._settings.prediction_wait_ms / 1000
         while True:
             await _within(renew_s, self._changed)
-            if self._freshness.owes(self._book.get(self.engine_id).evidence):
+            if self._expects_predictions():
                 await _within(wait_s, self._answered)
+                # Whoever did not answer this time (rows may come with every Kth step only) is not waited for again.
+                self._answers = self._answered.is_set()
             self._changed.clear()
             planned = self.plan(time.monotonic())
             if planned is not None:
@@ -143,6 +147,11 @@ class EngineSession:
         metrics.PREEMPTION_LIMIT.labels(self.engine_id).set(plan.preemption_limit)
         metrics.FALLBACKS.labels(self.engine_id).inc(plan.fallbacks)
         return NumberedPlan(plan, self._number, ttl_ms)
+
+    def _expects_predictions(self) -> bool:
+        """Whether predictions of what was just reported are likely to come soon."""
+        owed = self._freshness.owes(self._book.get(self.engine_id).evidence)
+        return owed and self._answers and self._state.is_behind()
 
     def _withheld(self, reason: str) -> None:
         metrics.PLANS_WITHHELD.labels(self.engine_id, reason).inc()

@@ -62,7 +62,7 @@ class SchedulerSettings(ServerSettings):
     plan_interval_ms: int = Field(default=1, ge=0)
     """Least milliseconds between two plans for one engine; changes in between are taken together."""
     prediction_wait_ms: int = Field(default=10, ge=0)
-    """Milliseconds that a plan waits for the predictions of the step that was just reported, so as to serve both."""
+    """Milliseconds that a plan waits for predictions of the step that was just reported, so as to serve both."""
     assumed_step_duration_ms: float = Field(default=20.0, gt=0, allow_inf_nan=False)
     """Duration of an engine step until one is measured."""
     assumed_prefill_tokens_per_s: float = Field(default=4000.0, gt=0, allow_inf_nan=False)

@@ -123,6 +123,12 @@ class EngineState:
             found_again_share=self._steady_found.told(self._recompute.found_share),
         )
 
+    def is_behind(self) -> bool:
+        """Whether a request was never predicted, or has more than the token since then that nothing can tell of yet."""
+        rows = self.requests.rows
+        at_age, age = rows["predicted_at_age"], rows["age"]
+        return bool(((at_age < 0) | (rows["running"] & (at_age < age - 1))).any())
+
     def _mean_service_s(self) -> float:
         prefill_s = self._mean_prompt_tokens / self._pace.prefill_tokens_per_s
         return prefill_s + self._mean_output_tokens * self._pace.step_duration_s

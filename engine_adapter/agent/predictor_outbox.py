@@ -67,8 +67,8 @@ class PredictorOutbox:
     def take(self) -> predictor_pb2.StreamPredictRequest | None:
         """Everything that waits, as one step without its epoch and number; None when nothing does.
 
-        What exceeds the limit of rows waits for the next message. The message is filled in place: a copy of its
-        vectors would cost as much as sending them.
+        What exceeds the limit of rows waits for the next message. The message is filled in place, which saves
+        a copy of its vectors.
         """
         rows = self._without_finished()
         self._waiting.rows = None

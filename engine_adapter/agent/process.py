@@ -63,7 +63,10 @@ class Agent:
         self._board = BoardWriter(paths.board)
         self._events = RingConsumer(paths.events, EVENT_RING_BYTES)
         self._rows = RingConsumer(paths.rows, ROW_RING_BYTES)
-        self._bell = Bell(paths.row_bell)
+        try:
+            self._bell = Bell(paths.row_bell)
+        except OSError as error:
+            raise StartError(f"agent: {error}") from None
         self._epochs = EpochMint()
         living = LivingRequests(settings.max_requests, counters)
         predictions, plan_book = PredictionBook(counters), plan_book or PlanBook(counters)

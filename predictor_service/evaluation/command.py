@@ -148,6 +148,7 @@ def _about(options: Options, artefact: Artefact, responses: Responses) -> dict[s
     return {
         "artefact": artefact.name,
         "model.onnx sha256": artefact.manifest.files.model,
+        "runs on": artefact.classifier.device,
         "layers": str(artefact.manifest.layers),
         "served model": artefact.manifest.served_model,
         "LLM": options.model.name,

@@ -87,16 +87,17 @@ def test_clients_that_hang_up_leave_nothing_behind(system: System) -> None:
     until(lambda: statistics()["living_requests"] == 0, "the engine is idle")
     before, hung_up = counted("requests_finished"), threading.Barrier(3 * SLOTS + 1)
 
-    def hang_up() -> None:
+    def hang_up(index: int) -> None:
         body = {"model": "smollm2", "messages": [{"role": "user", "content": PROMPTS[1]}], "max_tokens": 400}
         url = f"{system.engine.url}/v1/chat/completions"
         with httpx.stream("POST", url, json=body | {"stream": True, "ignore_eos": True}, timeout=60) as answer:
-            # Those in the batch hang up after their first words, those that wait without any.
-            answer.iter_raw() if answer.is_success else pytest.fail(str(answer.status_code))
+            # Some hang up after their first words, some that wait without any.
+            if index < SLOTS:
+                next(answer.iter_raw())
         hung_up.wait(60)
 
-    for _ in range(3 * SLOTS):
-        threading.Thread(target=hang_up, daemon=True).start()
+    for index in range(3 * SLOTS):
+        threading.Thread(target=hang_up, args=(index,), daemon=True).start()
     hung_up.wait(60)
     until(lambda: statistics()["living_requests"] == 0, "all are forgotten")
     until(lambda: counted("requests_finished") >= before + 3 * SLOTS, "and their ends told")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,14 +64,35 @@ def test_it_serves_on_a_cpu_unless_it_is_forbidden(folder: Path) -> None:
     hidden = np.random.default_rng(2).standard_normal((50, eight.manifest.dim)).astype(np.float16)
     ages = np.arange(50)
     difference = np.abs(eight.classifier(hidden, ages) - float32.classifier(hidden, ages)).max()
-    assert 0 < difference < artefacts.INT8_TOLERANCE
+    assert 0 < difference < export.INT8_DIFFERENCE
 
 
 def test_an_artefact_without_one_serves_as_before(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["files"]["model.int8.onnx"]
+    del manifest["files"]["model.int8.onnx"], manifest["canary"]["int8"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     assert "int8" not in artefacts.load(folder).classifier.device
+
+
+def test_where_it_computes_something_else_float32_serves(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["canary"]["int8"][0].reverse()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert "int8" not in artefacts.load(folder).classifier.device
+
+
+@pytest.mark.parametrize("spread", [0.05, 0.3, 1.0, 40.0])
+def test_an_artefact_of_any_scale_is_written_with_it(spread: float) -> None:
+    dense = network()
+    scaled = replace(dense, scale=np.full_like(dense.scale, 1 / spread))
+    assert export._agree_in_eight_bits(scaled, export.states_graph(scaled), export.states_graph_int8(scaled))
+
+
+def test_one_that_strays_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = network()
+    whole = export.states_graph(dense)
+    monkeypatch.setattr(export, "INT8_LIMIT", 0.5)
+    assert not export._agree_in_eight_bits(dense, whole, export.states_graph_int8(dense))
 
 
 def test_a_damaged_one_is_refused(folder: Path) -> None:

@@ -10,6 +10,7 @@ from predictor_service.session import EngineSession
 from predictor_service.step import Applied, Declaration, Rows, Stage, Step
 from sidecar.errors import InvalidField, Refused
 from tests import artefacts
+from tests.unit.predictor_service.records import listed
 
 DIM = 16
 NO_ROWS = Rows(np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros((0, DIM), np.float16))
@@ -80,8 +81,8 @@ def test_two_requests_with_the_same_rows_but_other_gaps_differ(session: EngineSe
 
 def test_of_memory_and_store_the_newer_record_counts(session: EngineSession) -> None:
     session.open([declare(1), declare(2)], {})
-    stored = session.apply(step(1, decodes=rows(h1=5, h2=5))).records
-    newest = session.apply(step(2, decodes=rows(h1=6))).records[0]
+    stored = listed(session.apply(step(1, decodes=rows(h1=5, h2=5))).records)
+    newest = listed(session.apply(step(2, decodes=rows(h1=6))).records)[0]
     other_replica = replace(stored[1], age_tokens=9)
     records = {"r1": stored[0], "r2": other_replica, "r3": replace(stored[0], request_id="r3")}
     opened, restored = session.open([declare(1, 6), declare(2, 9), declare(3, 6)], records)
@@ -108,8 +109,8 @@ def test_a_slot_that_is_used_again_knows_nothing_of_its_last_request(session: En
     for number in range(1, 150):
         begun = session.apply(step(2 * number, declare(number)))
         assert begun.predictions.stages[0] == Stage.PROMPT
-        assert begun.records[0].r1 == 0
-        assert begun.records[0].step == 0
+        assert listed(begun.records)[0].r1 == 0
+        assert listed(begun.records)[0].step == 0
         ended = session.apply(step(2 * number + 1, prompts=rows(**{f"h{number}": 0}), finished=number))
         assert (len(ended.predictions), ended.gone) == (0, [f"r{number}"])
     assert len(session.requests) == 0
@@ -150,7 +151,7 @@ def test_every_posterior_stays_finite_however_strange_the_hidden_states(session:
         hidden = (rng.standard_normal((1, DIM)) * 10.0 ** rng.integers(-8, 4)).astype(np.float16)
         age = number * int(rng.integers(1, 1000)) + number**3
         found = session.apply(step(number, decodes=Rows(np.array([1], dtype=np.uint64), np.array([age]), hidden)))
-        for record in found.records:
+        for record in listed(found.records):
             assert np.isfinite(record.q).all()
             assert record.q.sum() == pytest.approx(1)
             assert np.isfinite([record.mean, record.median, record.p10, record.p90]).all()

@@ -11,6 +11,7 @@ from predictor_service.session import EngineSession
 from predictor_service.step import Declaration, Rows, Stage, Step
 from predictor_service.switching import rebinned, switched
 from tests import artefacts
+from tests.unit.predictor_service.records import listed
 
 EDGES = [0, 3, 9, 20, 40, 80, 160, 320, 640, 1280]
 NO_ROWS = Rows(np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.int64), np.zeros((0, 16), dtype=np.float16))
@@ -82,8 +83,8 @@ def test_the_first_row_after_the_switch_updates_the_carried_posterior_by_the_new
     found = after.apply(Step(3, (), NO_ROWS, row, np.zeros(0, dtype=np.uint64)))
     p = new.classifier(row.hidden, np.array([6]))
     expected = new.evidence.update(new.transition.advance(carried, np.array([1])), p)
-    np.testing.assert_allclose(found.records[0].q, expected[0], rtol=1e-6)
-    assert found.records[0].r1 == before.requests.r1[slot]
+    np.testing.assert_allclose(listed(found.records)[0].q, expected[0], rtol=1e-6)
+    assert listed(found.records)[0].r1 == before.requests.r1[slot]
 
 
 def test_rebinning_keeps_the_probability_below_every_new_edge() -> None:

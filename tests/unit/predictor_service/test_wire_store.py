@@ -5,6 +5,7 @@ import pytest
 
 from predictor_service import wire_store
 from predictor_service.step import Records, Stage
+from tests.unit.predictor_service.records import listed
 from trail.v1 import predictor_pb2, state_pb2
 
 LARGEST_HANDLE, LARGEST_STEP, LARGEST_AGE = 2**64 - 1, 2**63 - 1, 2**32 - 1
@@ -27,7 +28,7 @@ def records(count: int, bins: int = 3, model: str = "a model: ä") -> Records:
 @pytest.mark.parametrize("bins", [1, 31, 32, 4000])
 def test_each_is_read_by_protobuf_as_what_it_was(bins: int) -> None:
     whole = records(3, bins)
-    for record, (request_id, content) in zip(whole, wire_store.pack(whole).items(), strict=True):
+    for record, (request_id, content) in zip(listed(whole), wire_store.pack(whole).items(), strict=True):
         found = state_pb2.StoredPosterior.FromString(content)
         single = dict.fromkeys(("r0", "r1", "mean", "median", "p10", "p90"))
         single = {name: float(np.float32(getattr(record, name))) for name in single}

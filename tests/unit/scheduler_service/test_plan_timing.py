@@ -52,7 +52,7 @@ class Bench:
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
     made = Bench(LONG_MS)
-    made.step(0)
+    made.step(1)
     made.predict(0)
     await made.next()
     yield made
@@ -60,7 +60,7 @@ async def bench() -> AsyncIterator[Bench]:
 
 
 async def test_a_step_waits_for_its_predictions_and_both_make_one_plan(bench: Bench) -> None:
-    bench.step(1)
+    bench.step(2)
     made = bench.next()
     await asyncio.sleep(0.05)
     assert not made.done()
@@ -75,12 +75,35 @@ async def test_a_step_waits_for_its_predictions_and_both_make_one_plan(bench: Be
 
 async def test_a_predictor_that_does_not_answer_holds_nobody_up_for_long() -> None:
     bench = Bench(SHORT_MS)
-    bench.step(0)
+    bench.step(1)
     bench.predict(0)
     await bench.next()
-    bench.step(1)
+    bench.step(2)
     plan = (await asyncio.wait_for(bench.next(), 10)).plan
     assert plan.predicted_at_ages.tolist() == [0, 0]
+
+
+async def test_predictions_that_were_there_first_are_not_waited_for(bench: Bench) -> None:
+    bench.predict(1)
+    await asyncio.wait_for(bench.next(), 10)
+    bench.step(2)
+    plan = (await asyncio.wait_for(bench.next(), 10)).plan
+    assert plan.predicted_at_ages.tolist() == [1, 1]
+
+
+async def test_where_rows_come_now_and_then_only_the_first_step_after_them_waits() -> None:
+    bench = Bench(SHORT_MS)
+    bench.step(1)
+    bench.predict(0)
+    await bench.next()
+    bench.step(2)
+    await asyncio.wait_for(bench.next(), 10)
+    # From now on a wait would be one for ever.
+    bench.session._settings.prediction_wait_ms = LONG_MS
+    plans = bench.session.plans()
+    for age in (3, 4, 5):
+        bench.step(age)
+        await asyncio.wait_for(anext(plans), 10)
 
 
 async def test_a_policy_without_predictions_waits_for_none() -> None:
