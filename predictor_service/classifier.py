@@ -33,8 +33,6 @@ class Graph:
         options.inter_op_num_threads = 1
         # Spinning threads would take the cores on which the engine may run.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Without VNNI, products of bytes would overflow in the faster kernels.
-        options.add_session_config_entry("session.x64quantprecision", "1")
         options.log_severity_level = 3
         self.session, self.device = _session(content, options, providers or _providers())
         self._content, self._threads = content if self.on_cuda else b"", threads
