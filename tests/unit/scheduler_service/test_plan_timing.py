@@ -33,6 +33,13 @@ class Bench:
         self.plans = self.session.plans()
         self._step = 0
 
+    async def begin(self) -> "Bench":
+        """Both requests run and are predicted, and a plan says so."""
+        self.step(1)
+        self.predict(0)
+        await self.next()
+        return self
+
     def step(self, age: int) -> None:
         self._step += 1
         handles = np.array([1, 2], np.uint64)
@@ -51,10 +58,7 @@ class Bench:
 
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
-    made = Bench(LONG_MS)
-    made.step(1)
-    made.predict(0)
-    await made.next()
+    made = await Bench(LONG_MS).begin()
     yield made
     await made.plans.aclose()  # type: ignore[attr-defined]
 
@@ -74,10 +78,7 @@ async def test_a_step_waits_for_its_predictions_and_both_make_one_plan(bench: Be
 
 
 async def test_a_predictor_that_does_not_answer_holds_nobody_up_for_long() -> None:
-    bench = Bench(SHORT_MS)
-    bench.step(1)
-    bench.predict(0)
-    await bench.next()
+    bench = await Bench(SHORT_MS).begin()
     bench.step(2)
     plan = (await asyncio.wait_for(bench.next(), 10)).plan
     assert plan.predicted_at_ages.tolist() == [0, 0]
@@ -92,10 +93,7 @@ async def test_predictions_that_were_there_first_are_not_waited_for(bench: Bench
 
 
 async def test_where_rows_come_now_and_then_only_the_first_step_after_them_waits() -> None:
-    bench = Bench(SHORT_MS)
-    bench.step(1)
-    bench.predict(0)
-    await bench.next()
+    bench = await Bench(SHORT_MS).begin()
     bench.step(2)
     await asyncio.wait_for(bench.next(), 10)
     # From now on a wait would be one for ever.
