@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from scheduler_service.planner import Plan
 from scheduler_service.settings import SchedulerSettings
 from scheduler_service.state import EngineState
 from sidecar.errors import Refused
+from sidecar.waiting import within
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +116,9 @@ class EngineSession:
         interval_s = self._settings.plan_interval_ms / 1000
         wait_s = self._settings.prediction_wait_ms / 1000
         while True:
-            await _within(renew_s, self._changed)
+            await within(renew_s, self._changed)
             if self._expects_predictions():
-                await _within(wait_s, self._answered)
+                await within(wait_s, self._answered)
                 # Whoever did not answer this time (rows may come with every Kth step only) is not waited for again.
                 self._answers = self._answered.is_set()
             self._changed.clear()
@@ -165,10 +165,3 @@ class EngineSession:
                 f"{field}: {alive} living requests are too many (limit {limit})",
                 retry_after_ms=1000,
             )
-
-
-async def _within(timeout_s: float, event: asyncio.Event) -> None:
-    """Until the event is set, or the time is over."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            await event.wait()

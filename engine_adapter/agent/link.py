@@ -1,7 +1,6 @@
 """The life of one bidirectional stream: open, exchange, break, open again."""
 
 import asyncio
-import contextlib
 import time
 from abc import ABC, abstractmethod
 from typing import Any, Generic, TypeVar, cast
@@ -13,6 +12,7 @@ from engine_adapter.agent.backoff import Backoff
 from engine_adapter.agent.epochs import EpochMint
 from engine_adapter.agent.settings import AgentSettings
 from sidecar.stopping import first_of
+from sidecar.waiting import within
 from trail.v1 import engine_pb2
 
 Request = TypeVar("Request")
@@ -131,9 +131,7 @@ class Link(ABC, Generic[Request, Response]):
         aborted = isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.ABORTED
         if aborted and lived_s >= SETTLED_S:
             return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._backoff.next_s()):
-                await self._reopen.wait()
+        await within(self._backoff.next_s(), self._reopen)
 
     def _report(self, error: Exception) -> None:
         """Logs a fault once, however often it comes in a row."""

@@ -1,7 +1,6 @@
 """Reads both rings, and asks the engine to declare everything again where something was lost."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 
@@ -13,6 +12,7 @@ from engine_adapter.agent.intake import Intake
 from engine_adapter.bell import Bell
 from engine_adapter.records import Arrived, Engine, Finished, Rows, Step, unpack
 from engine_adapter.ring import RingConsumer, RingError
+from sidecar.waiting import within
 
 EVENTS_PER_POLL = 2048
 ROW_RECORDS_PER_POLL = 64
@@ -69,9 +69,7 @@ class Poller:
                 if records >= ROW_RECORDS_PER_POLL:
                     await asyncio.sleep(0)  # there may be more; the links shall have their turn
                     continue
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(interval_s if now_s - last_read_s < IDLE_AFTER_S else idle_interval_s):
-                        await rung.wait()
+                await within(interval_s if now_s - last_read_s < IDLE_AFTER_S else idle_interval_s, rung)
                 if rung.is_set():
                     rung.clear()
                     self._bell.silence()
