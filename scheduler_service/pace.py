@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 _SMOOTHING = 0.1
 _MIN_PREFILL_TOKENS = 16
 _TOLERANCE = 0.05
@@ -27,11 +29,13 @@ class Pace:
     """Moving averages of the step time and of the prefill rate; the given ones hold until measured.
 
     A step without prefill gives the decode time; a step with prefill gives tokens over the time that it
-    took beyond a decode step. Sums decay, so a few long prefills weigh what they should.
+    took beyond a decode step. Sums decay, so a few long prefills weigh what they should. No step computes
+    more than ``step_token_budget`` tokens (0: unknown), however little longer it takes for them.
     """
 
-    def __init__(self, step_duration_s: float, prefill_tokens_per_s: float) -> None:
+    def __init__(self, step_duration_s: float, prefill_tokens_per_s: float, step_token_budget: int = 0) -> None:
         self.step_duration_s = step_duration_s
+        self._step_token_budget = step_token_budget or math.inf
         self._assumed_prefill_tokens_per_s = prefill_tokens_per_s
         self._measured_step = False
         self._tokens = 0.0
@@ -40,7 +44,8 @@ class Pace:
     @property
     def prefill_tokens_per_s(self) -> float:
         """Prompt tokens that the engine computes in a second."""
-        return self._tokens / self._seconds if self._seconds > 0 else self._assumed_prefill_tokens_per_s
+        measured = self._tokens / self._seconds if self._seconds > 0 else self._assumed_prefill_tokens_per_s
+        return min(measured, self._step_token_budget / self.step_duration_s)
 
     def observe(self, duration_s: float, prefill_tokens: int) -> None:
         """Take in one step of known duration that computed so many tokens beyond one a request."""

@@ -33,7 +33,7 @@ def deadlines_at_risk(view: EngineView, work: Work, slack_s: float) -> Bools:
     """
     if slack_s <= 0:
         return np.zeros(len(view), dtype=np.bool_)
-    spare_s = view.deadline_s - view.now_s - work.remaining * work.unit_s
+    spare_s = view.deadline_s - view.now_s - work.duration_s
     return np.asarray((view.deadline_s > 0) & (spare_s >= 0) & (spare_s < slack_s))
 
 

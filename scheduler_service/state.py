@@ -50,7 +50,7 @@ class EngineState:
         self.requests = RequestTable()
         self.step = -1
         self.free_kv_blocks = capacity.kv_blocks
-        self._pace = Pace(assumed.step_duration_s, assumed.prefill_tokens_per_s)
+        self._pace = Pace(assumed.step_duration_s, assumed.prefill_tokens_per_s, capacity.step_token_budget)
         self._steady_step_s, self._steady_prefill, self._steady_output = Steady(), Steady(), Steady()
         self._steady_service_s = Steady()
         self._recompute, self._steady_found = Recompute(), Steady()
@@ -131,7 +131,7 @@ class EngineState:
 
     def _mean_service_s(self) -> float:
         prefill_s = self._mean_prompt_tokens / self._pace.prefill_tokens_per_s
-        return prefill_s + self._mean_output_tokens * self._pace.step_duration_s
+        return self.capacity.places * prefill_s + self._mean_output_tokens * self._pace.step_duration_s
 
     def _preempt(self, handles: Iterable[int]) -> int:
         rows = self.requests.rows_of(handles)

@@ -51,6 +51,11 @@ class Capacity:
     kv_block_tokens: int = 0
     step_token_budget: int = 0
 
+    @property
+    def places(self) -> int:
+        """Requests that run at once when the engine is full; 1 where it did not tell."""
+        return self.max_running_requests or 1
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EngineView:
@@ -91,7 +96,7 @@ class EngineView:
     prefill_tokens_per_s: float = 4000.0
     mean_output_tokens: float = 128.0
     mean_service_s: float = 2.56
-    """Of a request that finished: prefill and decode, without waiting."""
+    """Of a request that finished: what it had of one place, prefill counted for all of them (`work`)."""
     step: int = -1
     now_s: float = 0.0
     """Time of the plan."""

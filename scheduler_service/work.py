@@ -15,11 +15,13 @@ Unit = Literal["seconds", "tokens"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Work:
-    """Arrays [N], all in the same unit, which is ``unit_s`` seconds; a generated token is ``per_token`` of it.
+    """Arrays [N], in one unit, which is ``unit_s`` seconds of one place in the batch; a generated token is
+    ``per_token`` of it.
 
     `remaining` service until the request ends, recompute included; `expected` the same by the mean of what was
     predicted; `total` service of the whole request as it was expected when it came; `attained` what it had so far;
-    `recompute` how long computing its tokens again would take, less what the prefix cache is likely to give back.
+    `recompute` how long computing its tokens again would take of each place, less what the prefix cache is likely to
+    give back. `duration_s` is how long the request would still run, in seconds.
     """
 
     remaining: Floats
@@ -27,12 +29,16 @@ class Work:
     total: Floats
     attained: Floats
     recompute: Floats
+    duration_s: Floats
     unit_s: float = 1.0
     per_token: float = 1.0
 
 
 def expected_work(view: EngineView, lengths: Lengths, unit: Unit) -> Work:
-    """Seconds: prefill (and recompute) still to do at the prefill rate, and one step a token.
+    """Seconds of one place: a step for each token, and prefill (and recompute) still to do, once for every place.
+
+    An engine decodes for all places at once, but a prefill takes its time, or the step's token budget, from everyone.
+    Counted alike, a prompt of 100,000 tokens with a short answer would go ahead of one of 1,000 with a longer answer.
 
     Tokens is the paper's variant: output tokens only; recompute is then told in steps, one token each.
     """
@@ -40,19 +46,23 @@ def expected_work(view: EngineView, lengths: Lengths, unit: Unit) -> Work:
     lost = 1 - view.found_again_share
     held = view.held_tokens()
     recompute_s = held / rate * lost
-    if unit == "tokens":
-        age = view.age.astype(float)
-        return Work(lengths.remaining, lengths.expected, lengths.total, age, recompute_s / step_s, unit_s=step_s)
     # The newest generated token's KV entry is made by the decode step that `remaining` counts already.
     to_compute = view.prompt_tokens + view.age - (view.age > 0) - held
     resumes = ~view.running & (view.preemptions > 0) & (view.age > 0)
     prefill_s = np.where(resumes, lost, 1.0) * to_compute.clip(min=0) / rate
-    prompt_s = view.prompt_tokens / rate
+    decode_s = lengths.remaining * step_s
+    duration_s = prefill_s + decode_s
+    if unit == "tokens":
+        age, recompute = view.age.astype(float), recompute_s / step_s
+        return Work(lengths.remaining, lengths.expected, lengths.total, age, recompute, duration_s, unit_s=step_s)
+    prefill_of_all_s = view.capacity.places * prefill_s
+    prompt_of_all_s = view.capacity.places * view.prompt_tokens / rate
     return Work(
-        prefill_s + lengths.remaining * step_s,
-        prefill_s + lengths.expected * step_s,
-        prompt_s + lengths.total * step_s,
-        (view.age > 0) * prompt_s + view.age * step_s,
+        prefill_of_all_s + decode_s,
+        prefill_of_all_s + lengths.expected * step_s,
+        prompt_of_all_s + lengths.total * step_s,
+        (view.age > 0) * prompt_of_all_s + view.age * step_s,
         recompute_s,
+        duration_s,
         per_token=step_s,
     )

@@ -27,7 +27,7 @@ def keys(
     if "tenant_service_s" not in engine:
         view = replace(view, tenant_service_s=np.zeros(len(rows)))
     ranks, none = np.array([rank for rank, _ in rows]), np.zeros(len(rows))
-    return aged(ranks, view, Work(none, none, none, none, none, unit_s), aging, aging_s, fair_share)
+    return aged(ranks, view, Work(none, none, none, none, none, none, unit_s), aging, aging_s, fair_share)
 
 
 def test_without_aging_ranks_stay_whatever_the_arrival():

@@ -57,3 +57,13 @@ def test_an_old_pace_is_forgotten():
         pace.observe(0.7, 1000)
     assert pace.step_duration_s == pytest.approx(0.2, rel=0.01)
     assert pace.prefill_tokens_per_s == pytest.approx(2000.0, rel=0.01)
+
+
+def test_no_prefill_is_faster_than_the_token_budget_lets_it_be():
+    pace = Pace(0.02, 4000.0, step_token_budget=512)
+    assert pace.prefill_tokens_per_s == 4000.0
+    pace.observe(0.1, 0)
+    pace.observe(0.1, 512)
+    assert pace.prefill_tokens_per_s == pytest.approx(512 / 0.1)
+    pace.observe(1.1, 500)
+    assert pace.prefill_tokens_per_s < 1000

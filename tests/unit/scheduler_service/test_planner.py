@@ -60,7 +60,7 @@ def test_nobody_is_preempted_while_there_is_a_free_place():
 def test_a_shorter_request_takes_no_place_from_one_that_its_policy_ranks_before_it():
     view = view_of(running(2, 500), waiting(10), capacity=full(1))
     left = np.array([10.0, 0.2])
-    work = Work(left, left, left, np.zeros(2), np.zeros(2))
+    work = Work(left, left, left, np.zeros(2), np.zeros(2), left)
 
     def chosen(*ranks: float) -> int:
         ranking = Ranking(np.array(ranks), np.zeros(2, np.int64), view.running, np.full(2, NO_GUARD))

@@ -9,18 +9,19 @@ from scheduler_service.planner import Plan, PlannerLimits, make_plan
 from scheduler_service.promises import deadlines_at_risk
 from scheduler_service.view import EngineView
 from scheduler_service.work import expected_work
-from tests.unit.scheduler_service.views import full, running, view_of, waiting
+from tests.unit.scheduler_service.views import PROMPT_TOKENS, full, running, view_of, waiting
 
 NOW_S, STEP_S = 5000.0, 0.5
-LEFT_TOKENS, LEFT_S = 40, 20.0
+PREFILL_S = 0.01
+LEFT_TOKENS, LEFT_S = 40, 20.0 + PREFILL_S
 
 
 def view(*rows: dict[str, object], **engine: object) -> EngineView:
-    return view_of(*rows, now_s=NOW_S, step_duration_s=STEP_S, **engine)
+    return view_of(*rows, now_s=NOW_S, step_duration_s=STEP_S, prefill_tokens_per_s=PROMPT_TOKENS / PREFILL_S, **engine)
 
 
 def due(spare_s: float, **more: object) -> dict[str, object]:
-    """A waiting request whose deadline leaves so much beyond the 20 s that it needs."""
+    """A waiting request whose deadline leaves so much beyond what it needs."""
     return waiting(LEFT_TOKENS, deadline_s=NOW_S + LEFT_S + spare_s, **more)
 
 
@@ -58,7 +59,7 @@ def test_a_slack_of_nothing_counts_no_deadline():
 
 def test_of_those_at_risk_the_earliest_deadline_is_first():
     told = ((60, 1.0), (20, 1.9), (40, 0.0))
-    rows = [waiting(tokens, deadline_s=NOW_S + tokens * STEP_S + spare_s) for tokens, spare_s in told]
+    rows = [waiting(tokens, deadline_s=NOW_S + PREFILL_S + tokens * STEP_S + spare_s) for tokens, spare_s in told]
     assert order(view(*rows)) == [2, 3, 1]
 
 

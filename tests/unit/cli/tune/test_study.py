@@ -1,5 +1,6 @@
 """The sweep around the default, with made-up figures in place of runs."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,14 +95,18 @@ def test_aging_is_tried_around_the_default_s_own() -> None:
     ]
 
 
-def test_a_service_is_as_many_steps_as_output_tokens() -> None:
+def test_a_service_is_as_many_steps_as_output_tokens_and_the_prompt_for_every_slot() -> None:
     load = parse_load("poisson:alpaca")
-    assert mean_service_s(SETUP, load) == pytest.approx(load.mean_output_tokens * 0.01)
+    prompt_s = load.typical(2000).prompt_tokens.mean() * 0.01 / SETUP.token_budget
+    assert mean_service_s(SETUP, load) == pytest.approx(load.mean_output_tokens * 0.01 + SETUP.slots * prompt_s)
+    slow = dataclasses.replace(SETUP, step_time=StepTime(0.01, c_s=1e-3))
+    grown_s = mean_service_s(slow, load) - mean_service_s(SETUP, load)
+    assert grown_s == pytest.approx(SETUP.slots * (load.typical(2000).prompt_tokens.mean() * 1e-3 - prompt_s))
 
 
 def test_steps_of_a_full_batch_count_as_long_as_memory_lets_it_fill() -> None:
     load = parse_load("poisson:alpaca")
     time = StepTime(0.01, b_s=0.001)
     roomy, tight = (mean_service_s(EngineSetup(time, 16, blocks), load) for blocks in (10_000, 100))
-    assert roomy == pytest.approx(load.mean_output_tokens * 0.026)
+    assert roomy == pytest.approx(load.mean_output_tokens * 0.026, rel=0.002)
     assert load.mean_output_tokens * 0.011 < tight < roomy
