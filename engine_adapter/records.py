@@ -158,11 +158,21 @@ class Rows:
 
     def pack(self) -> tuple[bytes, ...]:
         """Parts of one record, joined by the ring without another copy."""
-        return (
-            _ROWS.pack(ROWS, self.step, self.dtype, self.dim, len(self.handles), len(self.prompt_handles)),
-            self.handles.tobytes(), self.ages.tobytes(), self.prompt_handles.tobytes(), self.covered.tobytes(),
-            self.total.tobytes(), self.vectors.tobytes(), self.prompt_last.tobytes(), self.prompt_sum.tobytes(),
-        )  # fmt: skip
+        head = rows_head(
+            self.step, self.dtype, self.dim, self.handles, self.ages, self.prompt_handles, self.covered, self.total
+        )
+        return head, self.vectors.tobytes(), self.prompt_last.tobytes(), self.prompt_sum.tobytes()
+
+
+def rows_head(
+    step: int, dtype: int, dim: int, handles: Handles, ages: Counts, prompt_handles: Handles, covered: Counts,
+    total: Counts,
+) -> bytes:  # fmt: skip
+    """A record of rows up to its vectors: decodes and prompts [N + M, D] in ``dtype``, then sums [M, D] in float32."""
+    return b"".join((
+        _ROWS.pack(ROWS, step, dtype, dim, len(handles), len(prompt_handles)), handles.tobytes(), ages.tobytes(),
+        prompt_handles.tobytes(), covered.tobytes(), total.tobytes(),
+    ))  # fmt: skip
 
 
 Record = Engine | Arrived | Step | Finished | Rows

@@ -23,6 +23,8 @@ _WORD = 4
 
 # Header words, one cache line each, so that the two sides never share a line.
 _MAGIC, _CAPACITY, _HEAD, _TAIL, _DROPPED, _PRODUCER, _CONSUMER = (i * 8 for i in range(7))
+HEAD_BYTE = _HEAD * 8
+"""Where in the file the head lies, for a device that publishes by itself."""
 
 
 class RingError(RuntimeError):
@@ -101,12 +103,23 @@ class _Ring:
 
 
 class RingProducer(_Ring):
-    """The writing side. There must be one only. ``bell`` is rung after each record."""
+    """The writing side. There must be one only. ``bell`` is rung after each record.
+
+    ``write`` does all there is to do. A device that writes by itself is given a place by ``reserve``, and the head that
+    publishes it in ``reserved``, once everything before is published.
+    """
 
     def __init__(self, path: Path, capacity_bytes: int, bell: Ringer | None = None) -> None:
         super().__init__(path, capacity_bytes)
         self._bell = bell
         self._header[_PRODUCER] += 1
+        self.reserved = self._header[_HEAD]
+        """The head that publishes all that was reserved."""
+
+    @property
+    def memory(self) -> mmap.mmap:
+        """The whole file, header included."""
+        return self._map
 
     def close(self) -> None:
         super().close()
@@ -118,27 +131,42 @@ class RingProducer(_Ring):
 
         An empty ring has room for any record of up to half its capacity.
         """
-        size = sum(len(part) for part in parts)
+        at = self.reserve(sum(len(part) for part in parts))
+        if at is None:
+            return False
+        for part in parts:
+            at = self.put(at, part)
+        # Published last: the consumer reads nothing beyond the head.
+        self._header[_HEAD] = self.reserved
+        if self._bell is not None:
+            self._bell.ring()
+        return True
+
+    def reserve(self, size: int) -> int | None:
+        """Where in ``memory`` a record of ``size`` bytes begins; None when it does not fit (dropped and counted)."""
         need = _WORD + _padded(size)
-        head, tail = self._header[_HEAD], self._header[_TAIL]
+        head, tail = self.reserved, self._header[_TAIL]
         at = head % self._capacity
         skip = self._capacity - at if at + need > self._capacity else 0
         if head + skip + need - tail > self._capacity:
-            self._header[_DROPPED] += 1
-            return False
+            self.drop()
+            return None
         if skip:
             self._bytes[at : at + _WORD] = WRAP.to_bytes(_WORD, "little")
             at = 0
         self._bytes[at : at + _WORD] = size.to_bytes(_WORD, "little")
-        at += _WORD
-        for part in parts:
-            self._bytes[at : at + len(part)] = part
-            at += len(part)
-        # Published last: the consumer reads nothing beyond the head.
-        self._header[_HEAD] = head + skip + need
-        if self._bell is not None:
-            self._bell.ring()
-        return True
+        self.reserved = head + skip + need
+        return HEADER_BYTES + at + _WORD
+
+    def put(self, at: int, part: bytes | memoryview) -> int:
+        """Writes ``part`` where a record was reserved, and returns where it ends."""
+        end = at + len(part)
+        self._map[at:end] = part
+        return end
+
+    def drop(self) -> None:
+        """Counts a record that cannot be written."""
+        self._header[_DROPPED] += 1
 
 
 class RingConsumer(_Ring):

@@ -7,20 +7,16 @@ transformers' terms it is ``hidden_states[L][position]``, the tapped layers one 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from engine_adapter.records import Rows, handle_of
+from engine_adapter.records import handle_of
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-DTYPES = {"float16": (1, torch.float16), "bfloat16": (2, torch.bfloat16), "float32": (3, torch.float32)}
-"""Settings' names -> code of trail.v1.Dtype and torch's type."""
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,46 +24,61 @@ class StepBatch:
     """One forward pass of B requests, in the order of the batch. Shapes [B]."""
 
     request_ids: Sequence[str]
-    computed: npt.NDArray[np.int64]
+    computed: Ints
     """Position of each request's first token in this pass."""
-    scheduled: npt.NDArray[np.int64]
+    scheduled: Ints
     """Tokens of each request in this pass; at least 1."""
-    prompt_tokens: npt.NDArray[np.int64]
+    prompt_tokens: Ints
 
 
-@dataclass(slots=True)
-class _Prompt:
-    """How far the prompt of one request has passed the model."""
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """What one pass ships: N decode rows and M prompts that are complete."""
 
-    handle: int
-    next_position: int = -1
-    covered: int = 0
-    sum: torch.Tensor | None = None
-    age: int = -1
-    """Age of the newest row shipped; -1: none."""
+    step: int
+    at: Ints
+    """[N + M] which tokens of the pass, decode rows first."""
+    handles: npt.NDArray[np.uint64]
+    ages: npt.NDArray[np.uint32]
+    prompt_handles: npt.NDArray[np.uint64]
+    covered: npt.NDArray[np.uint32]
+    total: npt.NDArray[np.uint32]
+    sums: Sequence[torch.Tensor]
+    """[M] of [D] float32: each prompt's vectors added up."""
 
 
-@dataclass(slots=True)
-class _Picked:
-    handles: list[int] = field(default_factory=list)
-    at: list[int] = field(default_factory=list)
-    ages: list[int] = field(default_factory=list)
+class Shipper(Protocol):
+    """Brings the vectors of what was picked out of the engine; never waits."""
+
+    def __call__(self, picked: Picked, layers: Sequence[torch.Tensor]) -> None: ...
 
 
 class Tap:
     """Follows every request of one worker; ``capture`` is called once a forward pass."""
 
-    def __init__(self, row_dtype: str, predict_every_tokens: int, write: Callable[..., bool]) -> None:
-        self._code, self._dtype = DTYPES[row_dtype]
+    def __init__(self, predict_every_tokens: int, ship: Shipper, places: int = 64) -> None:
+        """``places``: requests that are followed at first; more make it grow."""
         self._every = predict_every_tokens
-        self._write = write
-        self._prompts: dict[str, _Prompt] = {}
+        self._ship = ship
+        self._places: dict[str, int] = {}
+        self._free: list[int] = []
+        self._handles = np.zeros(0, np.uint64)
+        self._newest = np.zeros(0, np.int64)
+        """Age of the newest row shipped; -1: none."""
+        self._next = np.zeros(0, np.int64)
+        """Position up to which the prompt has passed the model; -1: nowhere."""
+        self._covered = np.zeros(0, np.int64)
+        self._sums: dict[int, torch.Tensor] = {}
         self._steps = 0
+        self._grow(places)
 
     def forget(self, request_ids: Iterable[str]) -> None:
         """Drops what is known of requests that ended."""
         for name in request_ids:
-            self._prompts.pop(name, None)
+            place = self._places.pop(name, None)
+            if place is not None:
+                self._free.append(place)
+                self._sums.pop(place, None)
 
     def capture(self, batch: StepBatch, layers: Sequence[torch.Tensor]) -> None:
         """Ships the rows of one pass.
@@ -77,78 +88,85 @@ class Tap:
                 may follow them.
         """
         self._steps += 1
-        decodes, ends = _Picked(), _Picked()
-        sums: list[torch.Tensor] = []
-        covered: list[int] = []
-        total: list[int] = []
-        start = 0
-        for name, computed, scheduled, prompt in zip(
-            batch.request_ids, batch.computed.tolist(), batch.scheduled.tolist(), batch.prompt_tokens.tolist(),
-            strict=True,
-        ):  # fmt: skip
-            state = self._prompts.get(name)
-            if state is None:
-                state = self._prompts[name] = _Prompt(handle_of(name))
-            last = computed + scheduled - 1
-            age = last - prompt + 1
-            if state.age < 0 and computed < prompt:
-                self._add(state, layers, start, computed, min(scheduled, prompt - computed))
-            if age == 0 and state.age < 0:
-                ends.handles.append(state.handle)
-                ends.at.append(start + scheduled - 1)
-                covered.append(state.covered)
-                total.append(prompt)
-                sums.append(state.sum if state.sum is not None else _zeros(layers))
-                state.age, state.sum = 0, None
-            elif age > 0 and age > state.age and age % self._every == 0:
-                decodes.handles.append(state.handle)
-                decodes.at.append(start + scheduled - 1)
-                decodes.ages.append(age)
-                state.age = age
-            start += scheduled
-        if decodes.at or ends.at:
-            self._ship(layers, decodes, ends, sums, covered, total)
-
-    def _add(
-        self, state: _Prompt, layers: Sequence[torch.Tensor], start: int, computed: int, prompt_tokens: int
-    ) -> None:
-        """Adds the prompt's vectors of this pass; starts again where a recompute has begun."""
-        if computed != state.next_position:
-            state.covered, state.sum = 0, None
-        part = torch.cat([layer[start : start + prompt_tokens].sum(0, dtype=torch.float32) for layer in layers])
-        state.sum = part if state.sum is None else state.sum + part
-        state.covered += prompt_tokens
-        state.next_position = computed + prompt_tokens
-
-    def _ship(
-        self,
-        layers: Sequence[torch.Tensor],
-        decodes: _Picked,
-        ends: _Picked,
-        sums: list[torch.Tensor],
-        covered: list[int],
-        total: list[int],
-    ) -> None:
-        index = torch.tensor(decodes.at + ends.at, device=layers[0].device)
-        gathered = torch.cat([layer.index_select(0, index) for layer in layers], dim=1).to(self._dtype).cpu()
-        bits = gathered.view(torch.int16).numpy().view(np.uint16) if self._code == 2 else gathered.numpy()
-        dim = gathered.shape[1]
-        split = len(decodes.at)
-        rows = Rows(
-            step=self._steps,
-            dtype=self._code,
-            dim=dim,
-            handles=np.array(decodes.handles, np.uint64),
-            ages=np.array(decodes.ages, np.uint32),
-            vectors=bits[:split],
-            prompt_handles=np.array(ends.handles, np.uint64),
-            covered=np.array(covered, np.uint32),
-            total=np.array(total, np.uint32),
-            prompt_last=bits[split:],
-            prompt_sum=torch.stack(sums).cpu().numpy() if sums else np.zeros((0, dim), np.float32),
+        places = self._places_of(batch.request_ids)
+        newest = self._newest[places]
+        ages = batch.computed + batch.scheduled - batch.prompt_tokens
+        ends = np.cumsum(batch.scheduled)
+        decodes = ages > np.maximum(newest, 0)
+        if self._every > 1:
+            decodes &= ages % self._every == 0
+        complete = np.zeros(0, np.int64)
+        if newest.min(initial=0) < 0:
+            young = newest < 0
+            for row in np.flatnonzero(young & (batch.computed < batch.prompt_tokens)).tolist():
+                self._add(int(places[row]), batch, row, int(ends[row]), layers)
+            complete = np.flatnonzero(young & (ages == 0))
+        rows = np.flatnonzero(decodes)
+        if not (rows.size or complete.size):
+            return
+        self._newest[places[rows]] = ages[rows]
+        self._newest[places[complete]] = 0
+        ready = places[complete]
+        self._ship(
+            Picked(
+                step=self._steps,
+                at=np.concatenate((ends[rows], ends[complete])) - 1,
+                handles=self._handles[places[rows]],
+                ages=ages[rows].astype(np.uint32),
+                prompt_handles=self._handles[ready],
+                covered=self._covered[ready].astype(np.uint32),
+                total=batch.prompt_tokens[complete].astype(np.uint32),
+                sums=[self._sum(place, layers) for place in ready.tolist()],
+            ),
+            layers,
         )
-        self._write(*rows.pack())
 
+    def _places_of(self, request_ids: Sequence[str]) -> Ints:
+        """[B]; newcomers get one."""
+        known = self._places
+        try:
+            return np.fromiter(map(known.__getitem__, request_ids), np.int64, len(request_ids))
+        except KeyError:
+            for name in request_ids:
+                if name not in known:
+                    known[name] = self._place(name)
+            return self._places_of(request_ids)
 
-def _zeros(layers: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.zeros(sum(layer.shape[1] for layer in layers), device=layers[0].device)
+    def _place(self, name: str) -> int:
+        if not self._free:
+            self._grow(max(len(self._handles), 1))
+        place = self._free.pop()
+        self._handles[place] = handle_of(name)
+        self._newest[place] = self._next[place] = -1
+        self._covered[place] = 0
+        return place
+
+    def _grow(self, more: int) -> None:
+        size = len(self._handles)
+        self._free.extend(range(size + more - 1, size - 1, -1))
+        self._handles = np.concatenate((self._handles, np.zeros(more, np.uint64)))
+        added = np.zeros(more, np.int64)
+        self._newest, self._next, self._covered = (
+            np.concatenate((column, added)) for column in (self._newest, self._next, self._covered)
+        )
+
+    def _add(self, place: int, batch: StepBatch, row: int, end: int, layers: Sequence[torch.Tensor]) -> None:
+        """Adds the prompt's vectors of this pass; starts again where a recompute has begun."""
+        computed, scheduled = int(batch.computed[row]), int(batch.scheduled[row])
+        tokens = min(scheduled, int(batch.prompt_tokens[row]) - computed)
+        start = end - scheduled
+        if computed != self._next[place]:
+            self._covered[place] = 0
+            self._sums.pop(place, None)
+        part = torch.cat([layer[start : start + tokens].sum(0, dtype=torch.float32) for layer in layers])
+        before = self._sums.get(place)
+        self._sums[place] = part if before is None else before + part
+        self._covered[place] += tokens
+        self._next[place] = computed + tokens
+
+    def _sum(self, place: int, layers: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The whole prompt's; zeros where the prefix cache had all of it."""
+        found = self._sums.pop(place, None)
+        if found is None:
+            found = torch.zeros(sum(layer.shape[1] for layer in layers), device=layers[0].device)
+        return found

@@ -11,13 +11,16 @@ from vllm.v1.worker.gpu_worker import Worker
 
 from engine_adapter.bell import Ringer
 from engine_adapter.ring import RingProducer
-from engine_adapter.vllm import compat, settings
-from engine_adapter.vllm.runner_v1 import newest_pass
-from engine_adapter.vllm.tap import Tap
+from engine_adapter.vllm import compat, runner_v1, runner_v2, settings
+from engine_adapter.vllm.shipping import CopiedRows
+from engine_adapter.vllm.streaming import StreamedRows
+from engine_adapter.vllm.tap import Shipper, Tap
 
 logger = logging.getLogger("vllm.trail")
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.worker.gpu_worker import Worker as _Base
 else:
@@ -28,6 +31,10 @@ class TapMixin(_Base):
     """Goes in front of one of vLLM's worker classes."""
 
     _tap: Tap | None = None
+
+    @property
+    def _runner(self) -> ModuleType:
+        return runner_v2 if getattr(self, "use_v2_model_runner", False) else runner_v1
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """Loads the model and makes it return the tapped layers.
@@ -40,8 +47,6 @@ class TapMixin(_Base):
         layers = settings.read(self.vllm_config).layers
         if not layers:
             return
-        if getattr(self, "use_v2_model_runner", False):
-            raise compat.UnsupportedEngine("the V2 model runner cannot be tapped yet: set VLLM_USE_V2_MODEL_RUNNER=0")
         model = self.model_runner.get_model()
         if not hasattr(model, "set_aux_hidden_state_layers"):
             raise compat.UnsupportedEngine(f"{type(model).__name__} has no auxiliary hidden states to tap")
@@ -57,10 +62,20 @@ class TapMixin(_Base):
         given = settings.read(self.vllm_config)
         # The tapped state is the same on every tensor-parallel rank: one of them ships it.
         if given.layers and get_tensor_model_parallel_rank() == 0:
-            ring = RingProducer(given.paths.rows, given.row_ring_bytes, Ringer(given.paths.row_bell))
-            self._tap = Tap(given.row_dtype, given.predict_every_tokens, ring.write)
+            self._tap = Tap(given.predict_every_tokens, self._shipper(given))
             logger.info("trail: layers %s tapped, rows as %s", list(given.layers), given.row_dtype)
         return result
+
+    def _shipper(self, given: settings.AdapterSettings) -> Shipper:
+        """A GPU writes rows by itself, where its driver can pin the ring."""
+        ring = RingProducer(given.paths.rows, given.row_ring_bytes, Ringer(given.paths.row_bell))
+        if self.device.type == "cuda":
+            dim = len(given.layers) * self.model_config.get_hidden_size()
+            try:
+                return StreamedRows(ring, given.row_dtype, dim, self.scheduler_config.max_num_seqs, self.device)
+            except RuntimeError as error:
+                logger.warning("trail: rows are copied on the step, which slows it: %s", error)
+        return CopiedRows(ring, given.row_dtype)
 
     def execute_model(self, scheduler_output: SchedulerOutput, *args: Any, **kwargs: Any) -> Any:
         # Not with the pass: where the last requests end, a step without one tells of them.
@@ -70,7 +85,7 @@ class TapMixin(_Base):
 
     def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
         if self._tap is not None:
-            newest = newest_pass(self.model_runner)
+            newest = self._runner.newest_pass(self.model_runner)
             if newest is not None:
                 self._tap.capture(*newest)
         return super().sample_tokens(*args, **kwargs)

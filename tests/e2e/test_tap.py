@@ -1,4 +1,8 @@
-"""The tap against transformers: the same model, the same tokens, the same hidden states."""
+"""The tap against transformers: the same model, the same tokens, the same hidden states.
+
+On a CPU in float32 and bfloat16; where there is a GPU, on that in bfloat16, with CUDA graphs and asynchronous
+scheduling, and both of vLLM's model runners.
+"""
 
 from __future__ import annotations
 
@@ -71,6 +75,8 @@ class Tapped:
             name = next((n for n in names if arrived.request_id.startswith(n)), None)
             if name is not None:
                 self.tokens[arrived.handle] = prompts[name] + outputs[name]
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # The GPU writes rows by itself.
         found: list[Rows] = []
         while (record := self.rows.read()) is not None:
             rows = unpack(record)
@@ -79,9 +85,15 @@ class Tapped:
         return found
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+ON_GPU = torch.cuda.is_available()
+
+
+@pytest.fixture(scope="module", params=["runner 2", "runner 1"] if ON_GPU else ["float32", "bfloat16"])
 def tapped(request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tapped]:
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+    dtype = "bfloat16" if ON_GPU else request.param
+    if ON_GPU:
+        os.environ["VLLM_USE_V2_MODEL_RUNNER"] = str(int(request.param == "runner 2"))
     from vllm import LLM
 
     root = tmp_path_factory.mktemp("shm")
@@ -89,17 +101,17 @@ def tapped(request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest
     rings = RingConsumer(paths.events, 1 << 22), RingConsumer(paths.rows, 1 << 24)
     board = BoardWriter(paths.board)
     trail = {
-        "engine_id": "tap", "shm_root": str(root), "layers": LAYERS, "row_dtype": request.param,
+        "engine_id": "tap", "shm_root": str(root), "layers": LAYERS, "row_dtype": dtype,
         "event_ring_bytes": 1 << 22, "row_ring_bytes": 1 << 24,
     }  # fmt: skip
     llm = LLM(
-        str(model), dtype=request.param, enforce_eager=True, max_num_seqs=3, max_num_batched_tokens=32,
-        max_model_len=512, block_size=32, enable_prefix_caching=True, seed=0,
-        scheduler_cls="engine_adapter.vllm.scheduler.TrailScheduler",
-        worker_cls="engine_adapter.vllm.worker.TrailCPUWorker",
+        str(model), dtype=dtype, enforce_eager=not ON_GPU, max_num_seqs=3, max_num_batched_tokens=32,
+        max_model_len=512, block_size=32, enable_prefix_caching=True, seed=0, gpu_memory_utilization=0.4,
+        scheduler_cls=f"engine_adapter.vllm.scheduler.Trail{'Async' if ON_GPU else ''}Scheduler",
+        worker_cls=f"engine_adapter.vllm.worker.Trail{'GPU' if ON_GPU else 'CPU'}Worker",
         additional_config={"trail": trail},
     )  # fmt: skip
-    yield Tapped(request.param, llm, *rings, board)
+    yield Tapped(dtype, llm, *rings, board)
     llm.llm_engine.engine_core.shutdown()
 
 
