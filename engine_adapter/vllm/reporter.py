@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -47,15 +48,18 @@ class Reporter:
         """Tokens that the last two steps were to compute, by request."""
         self._living: dict[str, _Living] = {}
         self._by_handle: dict[int, str] = {}
+        self._handles: dict[str, int] = {}
+        self._watched: dict[str, _Living] = {}
+        """Admitted and without a token yet, or preempted and not back yet."""
         self._last_step_ns = 0
         self._declare_all()
 
-    def request_id(self, handle: int) -> str | None:
-        """Id of the living request with this handle."""
-        return self._by_handle.get(handle)
+    def request_ids(self, handles: Iterable[int]) -> list[str | None]:
+        """Ids of the living requests with these handles; None for one that does not live."""
+        return list(map(self._by_handle.get, handles))
 
     def handle(self, request: Request) -> int:
-        return self._living[request.request_id].handle
+        return self._handles[request.request_id]
 
     def arrived(self, request: Request) -> None:
         if request.request_id in self._living:  # a further chunk of a streaming input
@@ -63,6 +67,7 @@ class Reporter:
         living = _Living(handle_of(request.request_id), request)
         self._living[request.request_id] = living
         self._by_handle[living.handle] = request.request_id
+        self._handles[request.request_id] = living.handle
         if not self._declare_to_newcomer():
             self._ring.write(_arrived(living).pack())
 
@@ -71,6 +76,8 @@ class Reporter:
         if living is None:
             return
         self._by_handle.pop(living.handle, None)
+        del self._handles[request.request_id]
+        self._watched.pop(request.request_id, None)
         first = living.first_token_s or (time.time() if request.num_output_tokens else 0.0)
         record = Finished(
             handle=living.handle,
@@ -85,7 +92,9 @@ class Reporter:
 
     def preempted(self, request: Request, computed_tokens: int) -> None:
         """``computed_tokens``: KV entries that the preemption discards."""
-        self._living[request.request_id].lost_tokens = computed_tokens
+        living = self._living[request.request_id]
+        living.lost_tokens = computed_tokens
+        self._watched[request.request_id] = living
 
     def step(
         self,
@@ -103,14 +112,14 @@ class Reporter:
         self._declare_to_newcomer()
         now_ns = time.monotonic_ns()
         gone = list(preempted)
-        self._follow_progress(running, output)
-        computed = self._computed_tokens(running, output)
+        self._follow_progress(output)
+        names = [request.request_id for request in running]
+        computed = self._computed_tokens(running, names, output)
         # What has passed since a step was scheduled is its own time; ahead, that of the one before it.
         known = self._last and (self._before_last or not self._ahead)
         duration_s = (now_ns - self._last_step_ns) / 1e9 if known else 0.0
         self._last_step_ns = now_ns
         self._before_last, self._last = self._last, output.num_scheduled_tokens
-        living = self._living
         record = Step(
             step=number,
             monotonic_ns=now_ns,
@@ -118,7 +127,7 @@ class Reporter:
             duration_s=duration_s,
             free_kv_blocks=free_kv_blocks,
             waiting=waiting,
-            running=np.array([living[r.request_id].handle for r in running], np.uint64),
+            running=np.fromiter(map(self._handles.__getitem__, names), np.uint64, len(names)),
             ages=np.array([r.num_output_tokens for r in running], np.uint32),
             computed_tokens=computed,
             preempted=np.array(gone, np.uint64),
@@ -126,22 +135,32 @@ class Reporter:
         )
         self._ring.write(record.pack())
 
-    def _computed_tokens(self, running: list[Request], output: SchedulerOutput) -> npt.NDArray[np.uint32]:
+    def _computed_tokens(
+        self, running: list[Request], names: list[str], output: SchedulerOutput
+    ) -> npt.NDArray[np.uint32]:
         """[N] KV entries that there are: vLLM has counted what this step and those under way are going to compute."""
-        now, under_way = output.num_scheduled_tokens, self._last if self._ahead else {}
-        there = [r.num_computed_tokens - now.get(r.request_id, 0) - under_way.get(r.request_id, 0) for r in running]
-        return np.array(there, np.int64).clip(min=0).astype(np.uint32)
+        count = len(names)
+        there = np.array([request.num_computed_tokens for request in running], np.int64)
+        there -= np.fromiter(map(output.num_scheduled_tokens.get, names, repeat(0)), np.int64, count)
+        if self._ahead:
+            there -= np.fromiter(map(self._last.get, names, repeat(0)), np.int64, count)
+        return there.clip(min=0).astype(np.uint32)
 
-    def _follow_progress(self, running: list[Request], output: SchedulerOutput) -> None:
-        scheduled = output.num_scheduled_tokens
-        for request in running:
-            living = self._living[request.request_id]
+    def _follow_progress(self, output: SchedulerOutput) -> None:
+        for new in output.scheduled_new_reqs:
+            self._watched[new.req_id] = self._living[new.req_id]
+        scheduled, settled = output.num_scheduled_tokens, []
+        for name, living in self._watched.items():
+            request = living.request
             if not living.first_token_s and request.num_output_tokens:
                 living.first_token_s = time.time()
-            if living.lost_tokens:
-                cached = request.num_computed_tokens - scheduled.get(request.request_id, 0)
-                living.recomputed_tokens += max(living.lost_tokens - cached, 0)
+            if living.lost_tokens and name in scheduled:
+                living.recomputed_tokens += max(living.lost_tokens - request.num_computed_tokens + scheduled[name], 0)
                 living.lost_tokens = 0
+            if living.first_token_s and not living.lost_tokens:
+                settled.append(name)
+        for name in settled:
+            del self._watched[name]
 
     def _declare_to_newcomer(self) -> bool:
         """Declares everything where another agent listens than before, or the same one asks again."""

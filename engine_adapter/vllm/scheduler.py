@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from vllm.platforms import current_platform
@@ -54,7 +55,7 @@ class PlanMixin(_Base):
             ahead=isinstance(self, AsyncScheduler),
         )
         self._plan: BoardPlan | None = None
-        self._ranks: dict[int, float] = {}
+        self._ranks: dict[str | None, float] = {}
         self._steps = 0
         self._on_cpu = current_platform.is_cpu()
         self._gone: list[int] = []
@@ -113,9 +114,9 @@ class PlanMixin(_Base):
         victims: list[Request] = []
         if newest is not None:
             self._plan = newest
-            self._ranks = dict(zip(newest.handles.tolist(), newest.ranks.tolist(), strict=True))
-            names = map(self._reporter.request_id, newest.handles.tolist())
-            self._queue.follow([name for name in names if name is not None])
+            names = self._reporter.request_ids(newest.handles.tolist())
+            self._ranks = dict(zip(names, newest.ranks.tolist(), strict=True))
+            self._queue.follow(filter(None, names))
             victims = self._preempt(newest)
         self._sort_running()
         return victims
@@ -132,18 +133,22 @@ class PlanMixin(_Base):
     def _sort_running(self) -> None:
         """Best first: where KV blocks run out, vLLM evicts the last of the batch. Prefill chunks go behind decodes,
         lest a long prompt of good rank takes the step's whole token budget."""
-        ranks, handle = self._ranks, self._reporter.handle
-        unranked = float("inf")
-        self.running.sort(key=lambda r: (r.is_prefill_chunk, ranks.get(handle(r), unranked)))
+        rank_of, unranked = self._ranks.get, float("inf")
+        self.running.sort(key=lambda request: rank_of(request.request_id, unranked))
+        # Sorting is stable: among the chunks, and among the others, ranks still decide.
+        if any(request.is_prefill_chunk for request in self.running):
+            self.running.sort(key=attrgetter("is_prefill_chunk"))
 
     def _preempt(self, plan: BoardPlan) -> list[Request]:
         """Carries out those preemptions whose guard still holds and whose beneficiary still needs the place."""
         victims: list[Request] = []
         free_slots = self.max_num_running_reqs - len(self.running)
-        rows = zip(plan.victims.tolist(), plan.guards.tolist(), plan.beneficiaries.tolist(), strict=True)
-        for victim_handle, only_if_age_below, beneficiary_handle in rows:
-            victim = self.requests.get(self._reporter.request_id(victim_handle) or "")
-            beneficiary = self._reporter.request_id(beneficiary_handle)
+        victims_ids = self._reporter.request_ids(plan.victims.tolist())
+        beneficiaries = self._reporter.request_ids(plan.beneficiaries.tolist())
+        for victim_id, only_if_age_below, beneficiary in zip(
+            victims_ids, plan.guards.tolist(), beneficiaries, strict=True
+        ):
+            victim = self.requests.get(victim_id or "")
             if victim is None or beneficiary not in self._queue or not self._preemptible(victim, only_if_age_below):
                 continue
             if free_slots > 0 and self._fits(self.requests[beneficiary]):
