@@ -6,7 +6,6 @@ import argparse
 import fcntl
 import importlib.metadata
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -42,7 +41,7 @@ def run_serve(
     Raises:
         ServeError: no predictor, a wrong layer list, or a model whose hidden size does not fit.
     """
-    tapped, row_dtype = _tap(model, predictor, artefact, layers, wait_s)
+    tapped, row_dtype = tap_settings(model, predictor, artefact, layers, wait_s)
     try:
         folder = engine_paths(engine_id).folder
     except ValueError as error:
@@ -57,7 +56,7 @@ def run_serve(
     agent_environment = {f"TRAIL_AGENT_{name}": value for name, value in settings.items()}
     agent = Supervisor("agent", [sys.executable, "-m", "engine_adapter.agent"], agent_environment)
     with agent:
-        engine = subprocess.Popen(command, env=os.environ | vllm_environment())  # noqa: S603 - vLLM, as asked
+        engine = subprocess.Popen(command)  # noqa: S603 - vLLM, as asked
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: engine.send_signal(signal.SIGINT))
         return engine.wait()
@@ -130,11 +129,6 @@ def _installed(distribution: str) -> bool:
     return True
 
 
-def vllm_environment() -> dict[str, str]:
-    """The V1 runner is the one that is tapped."""
-    return {"VLLM_USE_V2_MODEL_RUNNER": "0"}
-
-
 def adapter_classes(synchronous: bool) -> tuple[str, str]:
     """Names of the scheduler's and the worker's class for this machine's vLLM.
 
@@ -150,7 +144,7 @@ def adapter_classes(synchronous: bool) -> tuple[str, str]:
     return ("TrailScheduler" if synchronous else "TrailAsyncScheduler"), "TrailGPUWorker"
 
 
-def _tap(model: str, predictor: str, artefact: str, layers: str, wait_s: float) -> tuple[list[int], str]:
+def tap_settings(model: str, predictor: str, artefact: str, layers: str, wait_s: float) -> tuple[list[int], str]:
     """Which layers to tap, and how their vectors travel."""
     if layers:
         try:
