@@ -216,8 +216,8 @@ def running(
         tap = {"layers": layers, "row_dtype": row_dtype, "predict_every_tokens": every_tokens}
         scheduler, worker = adapter_classes(synchronous=False)
         adapter = {
-            "scheduler_cls": f"engine_adapter.vllm.scheduler.{scheduler}",
-            "worker_cls": f"engine_adapter.vllm.worker.{worker}",
+            "scheduler_cls": scheduler,
+            "worker_cls": worker,
             "additional_config": {"trail": {"engine_id": engine_id, **tap}},
         }
         arguments = shape.arguments(on_cpu)

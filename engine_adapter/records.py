@@ -27,7 +27,8 @@ _ARRIVED = struct.Struct("<BQdIIIiIHH")
 _STEP = struct.Struct("<BQQQdIIIII")
 _FINISHED = struct.Struct("<BQBIddII")
 _ENGINE = struct.Struct("<BIIII")
-_ROWS = struct.Struct("<BQBIII")
+_ROWS = struct.Struct("<BQBIIIxx")
+"""A multiple of four bytes, so that vectors lie on words."""
 
 
 def handle_of(request_id: str) -> int:

@@ -117,6 +117,11 @@ class RingProducer(_Ring):
         """The head that publishes all that was reserved."""
 
     @property
+    def published(self) -> int:
+        """The head as it is: all before it can be read."""
+        return self._header[_HEAD]
+
+    @property
     def memory(self) -> mmap.mmap:
         """The whole file, header included."""
         return self._map

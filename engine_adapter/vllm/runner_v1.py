@@ -27,8 +27,8 @@ def newest_pass(runner: GPUModelRunner) -> tuple[StepBatch, Sequence[torch.Tenso
     names = inputs.req_ids
     batch = StepBatch(
         request_ids=names,
-        computed=inputs.num_computed_tokens_cpu[: len(names)].astype(np.int64),
+        computed=inputs.num_computed_tokens_cpu[: len(names)],
         scheduled=np.array([scheduled[name] for name in names], np.int64),
-        prompt_tokens=inputs.num_prompt_tokens[: len(names)].astype(np.int64),
+        prompt_tokens=inputs.num_prompt_tokens[: len(names)],
     )
     return batch, state.aux_hidden_states

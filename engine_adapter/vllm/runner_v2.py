@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from engine_adapter.vllm.tap import StepBatch
@@ -25,8 +24,8 @@ def newest_pass(runner: GPUModelRunner) -> tuple[StepBatch, Sequence[torch.Tenso
     inputs = state.input_batch
     batch = StepBatch(
         request_ids=inputs.req_ids,
-        computed=inputs.num_computed_tokens_np.astype(np.int64),
-        scheduled=inputs.num_scheduled_tokens.astype(np.int64),
-        prompt_tokens=runner.req_states.prompt_len.np[inputs.idx_mapping_np].astype(np.int64),
+        computed=inputs.num_computed_tokens_np,
+        scheduled=inputs.num_scheduled_tokens,
+        prompt_tokens=runner.req_states.prompt_len.np[inputs.idx_mapping_np],
     )
     return batch, state.aux_hidden_states

@@ -1,21 +1,23 @@
-"""How picked rows get into the ring from a GPU: the GPU itself writes them there, on a stream of its own.
+"""How picked rows get into the ring from a GPU: one kernel of the step's own stream writes them there.
 
-    main stream   gather the rows into a buffer of ours (the graph's outputs are overwritten by the next step)
-    side stream   buffer -> the ring's memory, which is pinned; then the ring's head, which publishes the record
+The ring's memory is pinned, so the GPU can write to it: a program for each row and layer gathers, narrows and stores,
+and the last of them to finish stores the ring's head, which publishes the record. The engine's thread writes which rows
+into pinned memory as well, and launches the kernel: no copy, no event, no second stream, and nothing to wait for. It
+learns from the head that the GPU is done.
 
 Nobody rings for these records: the agent looks by itself each millisecond.
-
-The engine's thread only enqueues. It never waits, and no thread, copy or system call of the host moves a row: the head
-is copied in the stream's order, so whoever sees it finds the record complete.
 """
 
 from __future__ import annotations
 
+import contextlib
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
 
 from engine_adapter.records import rows_head
 from engine_adapter.ring import HEAD_BYTE
@@ -27,36 +29,84 @@ if TYPE_CHECKING:
 
 _UNDER_WAY = 4
 """Steps whose rows may be on their way at once; an engine runs two ahead."""
-_HEAD_BYTES = 8
+_TRITON = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
+
+
+@triton.jit(do_not_specialize=["told", "out", "head"])  # type: ignore[untyped-decorator]
+def _ship(  # type: ignore[no-untyped-def]
+    told, out, head, finished, WIDTH: tl.constexpr, BLOCK: tl.constexpr, READ: tl.constexpr, WRITTEN: tl.constexpr
+):
+    """Row x layer programs. ``told``: where the ring's head is to be, the layers' addresses, the rows' tokens."""
+    row, layer = tl.program_id(0), tl.program_id(1)
+    layers = tl.num_programs(1)
+    words = told.to(tl.pointer_type(tl.int64))
+    source = tl.load(words + 1 + layer).to(tl.pointer_type(READ))
+    token = tl.load(words + 1 + layers + row)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < WIDTH
+    values = tl.load(source + token * WIDTH + columns, mask=inside)
+    target = out.to(tl.pointer_type(WRITTEN)) + (row * layers + layer).to(tl.int64) * WIDTH
+    tl.store(target + columns, values.to(WRITTEN), mask=inside)
+    tl.debug_barrier()
+    # Release and acquire for the whole system: whoever counts last has seen all rows written, and so does the host.
+    before = tl.atomic_add(finished, 1, sem="acq_rel", scope="sys")
+    if before == tl.num_programs(0) * layers - 1:
+        tl.store(finished, 0)
+        tl.store(head.to(tl.pointer_type(tl.int64)), tl.load(words))
+
+
+@triton.jit(do_not_specialize=["out"])  # type: ignore[untyped-decorator]
+def _copy_sums(sums, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    row = tl.program_id(0)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < WIDTH
+    values = tl.load(sums + row * WIDTH + columns, mask=inside)
+    tl.store(out.to(tl.pointer_type(tl.float32)) + row.to(tl.int64) * WIDTH + columns, values, mask=inside)
 
 
 class StreamedRows:
     """Writes the records of one CUDA device into ``ring``, which nothing else may write to."""
 
-    def __init__(self, ring: RingProducer, row_dtype: str, dim: int, most_rows: int, device: torch.device) -> None:
+    def __init__(
+        self, ring: RingProducer, row_dtype: str, layers: int, width: int, read: torch.dtype, most_rows: int,
+        device: torch.device,
+    ) -> None:  # fmt: skip
         """
         Args:
-            dim: values a row, all tapped layers together.
+            width: values of one layer's row; even.
+            read: the layers' type.
             most_rows: requests in one pass, at most.
 
         Raises:
-            RuntimeError: the ring's memory cannot be pinned.
+            RuntimeError: the ring's memory cannot be pinned, or the kernel cannot be compiled.
         """
         self._ring = ring
         self._code, dtype = DTYPES[row_dtype]
-        self._dim = dim
-        self._memory = torch.frombuffer(ring.memory, dtype=torch.uint8)
-        status = torch.cuda.cudart().cudaHostRegister(self._memory.data_ptr(), self._memory.numel(), 0)
+        self._layers, self._width, self._dim = layers, width, layers * width
+        if width % 2:
+            raise RuntimeError(f"rows of {width} values: an odd number")
+        memory = torch.frombuffer(ring.memory, dtype=torch.uint8)
+        self._memory = memory.data_ptr()
+        status = torch.cuda.cudart().cudaHostRegister(self._memory, memory.numel(), 0)
         if int(status) != 0:
-            raise RuntimeError(f"cudaHostRegister of {self._memory.numel()} bytes: status {int(status)}")
-        self._head = self._memory[HEAD_BYTE : HEAD_BYTE + _HEAD_BYTES]
-        self._stream = torch.cuda.Stream(device)
-        self._transfers = [_Transfer(dim, most_rows, dtype, device) for _ in range(_UNDER_WAY)]
+            # The driver keeps the error for whoever asks it next, which would be the model: this takes it out.
+            with contextlib.suppress(RuntimeError):
+                torch.zeros(1, device=device)
+            raise RuntimeError(f"cudaHostRegister of {memory.numel()} bytes: status {int(status)}")
+        # Memory that is unmapped while the driver takes it for pinned spoils whatever is mapped there next.
+        weakref.finalize(self, _unpin, memory).atexit = False
+        self._row_bytes = self._dim * dtype.itemsize
+        self._finished = torch.zeros(1, dtype=torch.int32, device=device)
+        self._shape = {
+            "WIDTH": width, "BLOCK": triton.next_power_of_2(width), "READ": _TRITON[read], "WRITTEN": _TRITON[dtype],
+        }  # fmt: skip
+        self._told = [_Told(1 + layers + most_rows) for _ in range(_UNDER_WAY)]
         self._turn = 0
+        self._compile(read, device)
 
     def __call__(self, picked: Picked, layers: Sequence[torch.Tensor]) -> None:
-        transfer = self._transfers[self._turn]
-        if not transfer.done.query():
+        told = self._told[self._turn]
+        if self._ring.published < told.head:
             self._ring.drop()
             return
         head = rows_head(
@@ -64,47 +114,50 @@ class StreamedRows:
             picked.total,
         )  # fmt: skip
         count, prompts = len(picked.at), len(picked.sums)
-        parts = [transfer.rows[:count].view(-1).view(torch.uint8)]
-        if prompts:
-            parts.append(transfer.sums[:prompts].view(-1).view(torch.uint8))
-        at = self._ring.reserve(len(head) + sum(part.numel() for part in parts))
+        at = self._ring.reserve(len(head) + count * self._row_bytes + prompts * 4 * self._dim)
         if at is None:
             return
         self._turn = (self._turn + 1) % _UNDER_WAY
-        at = self._ring.put(at, head)
-        with torch.inference_mode():
-            transfer.gather(picked, layers, self._ring.reserved)
-            self._stream.wait_event(transfer.ready)
-            with torch.cuda.stream(self._stream):
-                for part in parts:
-                    self._memory[at : at + part.numel()].copy_(part, non_blocking=True)
-                    at += part.numel()
-                self._head.copy_(transfer.told[count : count + 1].view(torch.uint8), non_blocking=True)
-                transfer.done.record()
+        told.head = self._ring.reserved
+        words = told.words
+        words[0] = told.head
+        words[1 : 1 + self._layers] = [layer.contiguous().data_ptr() for layer in layers]
+        words[1 + self._layers : 1 + self._layers + count] = picked.at
+        out = self._memory + self._ring.put(at, head)
+        if prompts:
+            self._launch_sums(torch.stack(list(picked.sums)), out + count * self._row_bytes)
+        self._launch(told, out, self._memory + HEAD_BYTE, count)
+
+    def _launch(self, told: _Told, out: int, head: int, count: int) -> None:
+        _ship[(count, self._layers)](told.address, out, head, self._finished, **self._shape)
+
+    def _launch_sums(self, sums: torch.Tensor, out: int) -> None:
+        block = triton.next_power_of_2(self._dim)
+        _copy_sums[(len(sums),)](sums, out, WIDTH=self._dim, BLOCK=block)
+
+    def _compile(self, read: torch.dtype, device: torch.device) -> None:
+        """Runs both kernels once on memory of no account: compiling them takes longer than any step."""
+        told, source = _Told(2 + self._layers), torch.zeros(self._width, dtype=read, device=device)
+        out = torch.zeros(self._dim + 1, dtype=torch.float32, pin_memory=True)
+        told.words[0], told.words[1 : 1 + self._layers], told.words[1 + self._layers] = 1, source.data_ptr(), 0
+        head = torch.zeros(1, dtype=torch.int64, pin_memory=True)
+        self._launch_sums(torch.zeros((1, self._dim), device=device), out.data_ptr())
+        self._launch(told, out.data_ptr(), head.data_ptr(), 1)
+        torch.cuda.synchronize(device)
+        if int(head[0]) != 1:
+            raise RuntimeError("the GPU did not write to the host's memory")
 
 
-class _Transfer:
-    """Buffers of one step's rows, in use until ``done``."""
+def _unpin(memory: torch.Tensor) -> None:
+    torch.cuda.synchronize()
+    torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
 
-    def __init__(self, dim: int, most_rows: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.rows = torch.empty((most_rows, dim), dtype=dtype, device=device)
-        self.sums = torch.empty((most_rows, dim), dtype=torch.float32, device=device)
-        self.told = torch.empty(most_rows + 1, dtype=torch.int64, device=device)
-        """Which tokens to gather, and behind them where the ring's head is to be."""
-        self._staged = torch.empty(most_rows + 1, dtype=torch.int64, pin_memory=True)
-        self._staged_np = self._staged.numpy()
-        self.ready, self.done = torch.cuda.Event(), torch.cuda.Event()
 
-    def gather(self, picked: Picked, layers: Sequence[torch.Tensor], head: int) -> None:
-        """On the current stream; ``ready`` tells when it is done."""
-        count = len(picked.at)
-        self._staged_np[:count], self._staged_np[count] = picked.at, np.int64(head)
-        self.told[: count + 1].copy_(self._staged[: count + 1], non_blocking=True)
-        index, column = self.told[:count], 0
-        for layer in layers:
-            width = layer.shape[1]
-            self.rows[:count, column : column + width].copy_(layer.index_select(0, index))
-            column += width
-        if picked.sums:
-            torch.stack(list(picked.sums), out=self.sums[: len(picked.sums)])
-        self.ready.record()
+class _Told:
+    """Pinned words that one launch reads, its own until the ring's head is at ``head``."""
+
+    def __init__(self, size: int) -> None:
+        self._pinned = torch.zeros(size, dtype=torch.int64, pin_memory=True)
+        self.words = self._pinned.numpy()
+        self.address = self._pinned.data_ptr()
+        self.head = 0

@@ -16,7 +16,8 @@ import torch
 
 from engine_adapter.records import handle_of
 
-Ints = npt.NDArray[np.int64]
+Ints = npt.NDArray[np.integer]
+_NOBODY: Ints = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +93,12 @@ class Tap:
         newest = self._newest[places]
         ages = batch.computed + batch.scheduled - batch.prompt_tokens
         ends = np.cumsum(batch.scheduled)
-        decodes = ages > np.maximum(newest, 0)
+        decodes = ages > newest
         if self._every > 1:
             decodes &= ages % self._every == 0
-        complete = np.zeros(0, np.int64)
+        complete = _NOBODY
         if newest.min(initial=0) < 0:
+            decodes &= ages > 0
             young = newest < 0
             for row in np.flatnonzero(young & (batch.computed < batch.prompt_tokens)).tolist():
                 self._add(int(places[row]), batch, row, int(ends[row]), layers)
@@ -104,18 +106,22 @@ class Tap:
         rows = np.flatnonzero(decodes)
         if not (rows.size or complete.size):
             return
-        self._newest[places[rows]] = ages[rows]
-        self._newest[places[complete]] = 0
-        ready = places[complete]
+        if rows.size < places.size:
+            ready, prompt_ends, total = places[complete], ends[complete], batch.prompt_tokens[complete]
+            self._newest[ready] = 0
+            places, ages, ends = places[rows], ages[rows], ends[rows]
+        else:
+            ready, prompt_ends, total = _NOBODY, _NOBODY, _NOBODY
+        self._newest[places] = ages
         self._ship(
             Picked(
                 step=self._steps,
-                at=np.concatenate((ends[rows], ends[complete])) - 1,
-                handles=self._handles[places[rows]],
-                ages=ages[rows].astype(np.uint32),
+                at=(np.concatenate((ends, prompt_ends)) if ready.size else ends) - 1,
+                handles=self._handles[places],
+                ages=ages.astype(np.uint32),
                 prompt_handles=self._handles[ready],
                 covered=self._covered[ready].astype(np.uint32),
-                total=batch.prompt_tokens[complete].astype(np.uint32),
+                total=total.astype(np.uint32),
                 sums=[self._sum(place, layers) for place in ready.tolist()],
             ),
             layers,

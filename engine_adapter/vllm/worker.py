@@ -1,4 +1,4 @@
-"""Workers with the hidden tap, for ``--worker-cls``."""
+"""The worker with the hidden tap, for ``--worker-cls``; the CPU build's is in `cpu_worker`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
-from vllm.v1.worker.cpu_worker import CPUWorker
 from vllm.v1.worker.gpu_worker import Worker
 
 from engine_adapter.bell import Ringer
 from engine_adapter.ring import RingProducer
 from engine_adapter.vllm import compat, runner_v1, runner_v2, settings
 from engine_adapter.vllm.shipping import CopiedRows
-from engine_adapter.vllm.streaming import StreamedRows
 from engine_adapter.vllm.tap import Shipper, Tap
 
 logger = logging.getLogger("vllm.trail")
@@ -70,10 +68,14 @@ class TapMixin(_Base):
         """A GPU writes rows by itself, where its driver can pin the ring."""
         ring = RingProducer(given.paths.rows, given.row_ring_bytes, Ringer(given.paths.row_bell))
         if self.device.type == "cuda":
-            dim = len(given.layers) * self.model_config.get_hidden_size()
             try:
-                return StreamedRows(ring, given.row_dtype, dim, self.scheduler_config.max_num_seqs, self.device)
-            except RuntimeError as error:
+                from engine_adapter.vllm.streaming import StreamedRows
+
+                return StreamedRows(
+                    ring, given.row_dtype, len(given.layers), self.model_config.get_hidden_size(),
+                    self.model_config.dtype, self.scheduler_config.max_num_seqs, self.device,
+                )  # fmt: skip
+            except (ImportError, RuntimeError) as error:
                 logger.warning("trail: rows are copied on the step, which slows it: %s", error)
         return CopiedRows(ring, given.row_dtype)
 
@@ -89,10 +91,6 @@ class TapMixin(_Base):
             if newest is not None:
                 self._tap.capture(*newest)
         return super().sample_tokens(*args, **kwargs)
-
-
-class TrailCPUWorker(TapMixin, CPUWorker):
-    """For vLLM's CPU build."""
 
 
 class TrailGPUWorker(TapMixin, Worker):

@@ -19,6 +19,7 @@ from engine_adapter.paths import engine_paths
 from sidecar.supervise import Supervisor
 from trail.v1 import predictor_pb2, predictor_pb2_grpc
 
+ADAPTER = "engine_adapter.vllm"
 DTYPE_NAMES = {1: "float16", 2: "bfloat16", 3: "float32"}
 
 
@@ -81,8 +82,8 @@ def vllm_command(model: str, flags: list[str], trail: Mapping[str, object]) -> l
     scheduler, worker = adapter_classes("--no-async-scheduling" in flags)
     return [
         *stock_command(model),
-        "--scheduler-cls", f"engine_adapter.vllm.scheduler.{scheduler}",
-        "--worker-cls", f"engine_adapter.vllm.worker.{worker}",
+        "--scheduler-cls", scheduler,
+        "--worker-cls", worker,
         "--additional-config", json.dumps(additional | {"trail": trail}),
         *flags,
     ]  # fmt: skip
@@ -130,7 +131,7 @@ def _installed(distribution: str) -> bool:
 
 
 def adapter_classes(synchronous: bool) -> tuple[str, str]:
-    """Names of the scheduler's and the worker's class for this machine's vLLM.
+    """The scheduler's and the worker's class for this machine's vLLM, as it imports them.
 
     Raises:
         ServeError: vLLM is not installed.
@@ -140,8 +141,9 @@ def adapter_classes(synchronous: bool) -> tuple[str, str]:
     except ImportError as error:
         raise ServeError(f"vLLM is not installed ({error}): pip install 'trail-sidecar[vllm]'") from None
     if current_platform.is_cpu():
-        return "TrailScheduler", "TrailCPUWorker"
-    return ("TrailScheduler" if synchronous else "TrailAsyncScheduler"), "TrailGPUWorker"
+        return f"{ADAPTER}.scheduler.TrailScheduler", f"{ADAPTER}.cpu_worker.TrailCPUWorker"
+    scheduler = "TrailScheduler" if synchronous else "TrailAsyncScheduler"
+    return f"{ADAPTER}.scheduler.{scheduler}", f"{ADAPTER}.worker.TrailGPUWorker"
 
 
 def tap_settings(model: str, predictor: str, artefact: str, layers: str, wait_s: float) -> tuple[list[int], str]:

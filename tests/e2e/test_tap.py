@@ -7,6 +7,7 @@ scheduling, and both of vLLM's model runners.
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -96,7 +97,8 @@ def tapped(request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest
         os.environ["VLLM_USE_V2_MODEL_RUNNER"] = str(int(request.param == "runner 2"))
     from vllm import LLM
 
-    root = tmp_path_factory.mktemp("shm")
+    # A GPU can write to shared memory only, not to a file on a disk.
+    root = Path(tempfile.mkdtemp(dir="/dev/shm")) if ON_GPU else tmp_path_factory.mktemp("shm")
     paths = engine_paths("tap", root)
     rings = RingConsumer(paths.events, 1 << 22), RingConsumer(paths.rows, 1 << 24)
     board = BoardWriter(paths.board)
@@ -108,7 +110,7 @@ def tapped(request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest
         str(model), dtype=dtype, enforce_eager=not ON_GPU, max_num_seqs=3, max_num_batched_tokens=32,
         max_model_len=512, block_size=32, enable_prefix_caching=True, seed=0, gpu_memory_utilization=0.4,
         scheduler_cls=f"engine_adapter.vllm.scheduler.Trail{'Async' if ON_GPU else ''}Scheduler",
-        worker_cls=f"engine_adapter.vllm.worker.Trail{'GPU' if ON_GPU else 'CPU'}Worker",
+        worker_cls=f"engine_adapter.vllm.{'worker.TrailGPUWorker' if ON_GPU else 'cpu_worker.TrailCPUWorker'}",
         additional_config={"trail": trail},
     )  # fmt: skip
     yield Tapped(dtype, llm, *rings, board)

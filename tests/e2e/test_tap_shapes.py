@@ -37,7 +37,7 @@ def test_rows_are_the_hidden_states_of_every_family(family: str, tmp_path: Path)
         str(tmp_path / "model"), dtype="float32", enforce_eager=True, skip_tokenizer_init=True, max_num_seqs=2,
         max_num_batched_tokens=32, max_model_len=256, block_size=32, seed=0, additional_config={"trail": trail},
         scheduler_cls="engine_adapter.vllm.scheduler.TrailScheduler",
-        worker_cls="engine_adapter.vllm.worker.TrailCPUWorker",
+        worker_cls="engine_adapter.vllm.cpu_worker.TrailCPUWorker",
     )  # fmt: skip
     try:
         greedy = SamplingParams(max_tokens=OUTPUT_TOKENS, temperature=0, ignore_eos=True, detokenize=False)
