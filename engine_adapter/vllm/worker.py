@@ -55,12 +55,14 @@ class TapMixin(_Base):
         self.model_runner.use_aux_hidden_state_outputs = True
 
     def compile_or_warm_up_model(self, *args: Any, **kwargs: Any) -> Any:
-        """Warms up, then arms the tap: warm-up samples for requests that nobody sent."""
-        result = super().compile_or_warm_up_model(*args, **kwargs)
+        """Compiles what ships rows, warms up, then arms the tap: warm-up samples for requests that nobody sent."""
         given = settings.read(self.vllm_config)
         # The tapped state is the same on every tensor-parallel rank: one of them ships it.
-        if given.layers and get_tensor_model_parallel_rank() == 0:
-            self._tap = Tap(given.predict_every_tokens, self._shipper(given))
+        tapped = given.layers and get_tensor_model_parallel_rank() == 0
+        shipper = self._shipper(given) if tapped else None
+        result = super().compile_or_warm_up_model(*args, **kwargs)
+        if shipper is not None:
+            self._tap = Tap(given.predict_every_tokens, shipper)
             logger.info("trail: layers %s tapped, rows as %s", list(given.layers), given.row_dtype)
         return result
 
