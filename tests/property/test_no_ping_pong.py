@@ -97,7 +97,7 @@ def losses(seed: int, kv_blocks: int = ROOMY, requests: int = 40, **choice: obje
 
 
 def some_losses(**choice: object) -> list[list[Loss]]:
-    return [losses(seed, **choice) for seed in range(3)]
+    return [losses(seed, **choice) for seed in range(10)]
 
 
 @pytest.fixture(scope="module")
