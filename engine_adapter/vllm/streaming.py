@@ -141,8 +141,11 @@ class StreamedRows:
         out = torch.zeros(self._dim + 1, dtype=torch.float32, pin_memory=True)
         told.words[0], told.words[1 : 1 + self._layers], told.words[1 + self._layers] = 1, source.data_ptr(), 0
         head = torch.zeros(1, dtype=torch.int64, pin_memory=True)
-        self._launch_sums(torch.zeros((1, self._dim), device=device), out.data_ptr())
-        self._launch(told, out.data_ptr(), head.data_ptr(), 1)
+        try:
+            self._launch_sums(torch.zeros((1, self._dim), device=device), out.data_ptr())
+            self._launch(told, out.data_ptr(), head.data_ptr(), 1)
+        except triton.TritonError as error:
+            raise RuntimeError(f"Triton cannot compile the kernels: {error}") from error
         torch.cuda.synchronize(device)
         if int(head[0]) != 1:
             raise RuntimeError("the GPU did not write to the host's memory")

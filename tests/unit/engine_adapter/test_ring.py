@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from engine_adapter.ring import HEADER_BYTES, RingConsumer, RingError, RingProducer
+from engine_adapter.ring import HEAD_BYTE, HEADER_BYTES, RingConsumer, RingError, RingProducer
 
 CAPACITY = 1024
 
@@ -31,6 +31,27 @@ def test_the_first_to_come_decides_the_capacity(path: Path) -> None:
 def test_a_capacity_that_no_wrap_mark_fits_into_is_refused(path: Path) -> None:
     with pytest.raises(ValueError, match="multiple of 4"):
         RingProducer(path, CAPACITY + 2)
+
+
+def test_a_device_writes_what_was_reserved_and_publishes_by_the_head(path: Path) -> None:
+    consumer, producer = RingConsumer(path, CAPACITY), RingProducer(path, CAPACITY)
+    heads = []
+    for text in (b"first", b"second"):
+        at = producer.reserve(len(text))
+        assert at is not None
+        assert producer.put(at, text) == at + len(text)
+        heads.append(producer.reserved)
+    assert consumer.read() is None
+    for head, text in zip(heads, (b"first", b"second"), strict=True):
+        assert producer.published < head
+        producer.memory[HEAD_BYTE : HEAD_BYTE + 8] = head.to_bytes(8, "little")
+        assert producer.published == head
+        assert consumer.read() == text
+        assert consumer.read() is None
+    assert producer.reserve(CAPACITY) is None
+    assert producer.dropped == 1
+    assert producer.write(b"third")
+    assert consumer.read() == b"third"
 
 
 def test_a_file_of_another_kind_is_refused_by_name(path: Path) -> None:
