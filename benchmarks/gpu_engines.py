@@ -17,17 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
-
 from benchmarks.engine_counts import StepLog, recorder
 from benchmarks.served_step import free_ports
 from engine_adapter.paths import engine_paths
 from scheduler_service import wire_policy
 from scheduler_service.choice import PolicyChoice
-from sidecar.cli.serve import adapter_classes, tap_settings
-from sidecar.cli.stack import running_stack
-from sidecar.supervise import Supervisor
-from trail.v1 import scheduler_pb2, scheduler_pb2_grpc
+from sidecar.cli.serve import adapter_classes, agent_beside, tap_settings
+from sidecar.cli.stack import Stack, running_stack
 
 PREDICTOR_WAIT_S = 60.0
 COUNTERS_WAIT_S = 10.0
@@ -147,17 +143,13 @@ class Engines:
     stock: Engine
     attached: Engine
     engine_id: str
-    scheduler: str
+    stack: Stack
     tap: dict[str, Any]
     on_cpu: bool
 
     def set_policy(self, choice: PolicyChoice) -> None:
         """From the next plan on."""
-        with grpc.insecure_channel(self.scheduler) as channel:
-            scheduler_pb2_grpc.SchedulerAdminServiceStub(channel).SetPolicy(
-                scheduler_pb2.SetPolicyRequest(engine_id=self.engine_id, policy=wire_policy.settings(choice)),
-                timeout=10,
-            )
+        self.stack.set_policy(self.engine_id, wire_policy.settings(choice))
 
     def agent(self) -> dict[str, Any]:
         """The agent's statistics, written after now.
@@ -205,14 +197,8 @@ def running(
         folder = engine_paths(engine_id).folder
         shutil.rmtree(folder, ignore_errors=True)
         parts.callback(shutil.rmtree, folder, ignore_errors=True)
-        settings = {
-            "ENGINE_ID": engine_id, "PREDICTOR_TARGET": stack.predictor, "SCHEDULER_TARGET": stack.scheduler,
-            "MODEL": artefact, "EXIT_WITH_PARENT": "true",
-        }  # fmt: skip
-        command = [sys.executable, "-m", "engine_adapter.agent"]
         output = parts.enter_context(log.open("ab"))
-        environment = {f"TRAIL_AGENT_{name}": value for name, value in settings.items()}
-        parts.enter_context(Supervisor("agent", command, environment, output))
+        parts.enter_context(agent_beside(engine_id, stack.predictor, stack.scheduler, artefact, output))
         tap = {"layers": layers, "row_dtype": row_dtype, "predict_every_tokens": every_tokens}
         scheduler, worker = adapter_classes(synchronous=False)
         adapter = {
@@ -224,7 +210,7 @@ def running(
         begun_s = time.monotonic()
         stock, attached = _start(parts, {"stock": arguments, "attached": arguments | adapter}, one_by_one)
         print(f"both engines are up after {time.monotonic() - begun_s:.0f} s", file=sys.stderr, flush=True)
-        yield Engines(stock, attached, engine_id, stack.scheduler, tap, on_cpu)
+        yield Engines(stock, attached, engine_id, stack, tap, on_cpu)
 
 
 def _prepare() -> bool:

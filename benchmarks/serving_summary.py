@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.serving_cells import STOCK
+from engine_adapter.agent import plan_book
+from sidecar.cli.simulate.metrics import BUCKETS, means_by_bucket
 
-BUCKETS = (32, 128, 512)
-"""Output tokens up to which a request belongs to a bucket, as in `trail simulate`; the last bucket is open."""
 PERCENTILES = (50, 95, 99)
 COMPARED = ("mean_latency_s", "p99_latency_s", "mean_ttft_s", "p99_ttft_s", "mean_tpot_s", "window_tokens_per_s")
 _OF_GROUP = ("llm", "vllm", "gpu", "regime", "slots", "kv_blocks", "arrivals", "seconds", "max_tokens")
@@ -115,16 +115,13 @@ def _spread(name: str, values: NDArray[np.float64]) -> dict[str, float]:
 
 def by_bucket(output: NDArray[np.int64], values: NDArray[np.float64]) -> dict[str, float | None]:
     """The mean in each length bucket; None for an empty one."""
-    bucket = np.searchsorted(BUCKETS, output)
     names = [*(f"to {edge}" for edge in BUCKETS), f"over {BUCKETS[-1]}"]
-    found = [values[bucket == index] for index in range(len(names))]
-    return {name: float(of.mean()) if of.size else None for name, of in zip(names, found, strict=True)}
+    return dict(zip(names, means_by_bucket(output, values), strict=True))
 
 
-def median_of(histogram: Iterable[int]) -> int | None:
+def median_of(histogram: Iterable[int]) -> float | None:
     """The median of values 0, 1, 2, ... that occur so often."""
-    counts = np.array(list(histogram), np.int64)
-    return int(np.searchsorted(np.cumsum(counts), counts.sum() / 2)) if counts.sum() else None
+    return plan_book.median_of(np.array(list(histogram), np.int64))
 
 
 def table(summary: Mapping[str, Any]) -> str:

@@ -6,12 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
-
 from sidecar.cli.demo.engine import Server, attached_engine, free_port, share_cores, stock_engine
 from sidecar.cli.demo.model import smollm2
-from sidecar.cli.stack import running_stack
-from trail.v1 import scheduler_pb2, scheduler_pb2_grpc
+from sidecar.cli.stack import Stack, running_stack
+from trail.v1 import scheduler_pb2
 
 ENGINE_ID = "benchmark"
 MODEL = Path("out/models/SmolLM2-135M-Instruct")
@@ -19,19 +17,16 @@ MODEL = Path("out/models/SmolLM2-135M-Instruct")
 
 @dataclass(frozen=True, slots=True)
 class Engines:
-    """Both servers, the model's folder, and the scheduler of the attached one."""
+    """Both servers, the model's folder, and what the attached one is attached to."""
 
     stock: Server
     attached: Server
     model: Path
-    scheduler: str
+    stack: Stack
 
     def set_policy(self, policy: scheduler_pb2.PolicySettings) -> None:
         """From the next plan on."""
-        with grpc.insecure_channel(self.scheduler) as channel:
-            scheduler_pb2_grpc.SchedulerAdminServiceStub(channel).SetPolicy(
-                scheduler_pb2.SetPolicyRequest(engine_id=ENGINE_ID, policy=policy), timeout=10
-            )
+        self.stack.set_policy(ENGINE_ID, policy)
 
 
 @contextlib.contextmanager
@@ -54,4 +49,4 @@ def running(folder: Path, slots: int) -> Iterator[Engines]:
         first, second = (start.result() for start in starts)
         if cores is not None:
             cores.share()
-        yield Engines(first, second, model, stack.scheduler)
+        yield Engines(first, second, model, stack)

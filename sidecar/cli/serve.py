@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import grpc
 
@@ -50,17 +51,23 @@ def run_serve(
     _clear(folder, engine_id)
     trail: dict[str, object] = {"engine_id": engine_id, "layers": tapped, "row_dtype": row_dtype}
     command = vllm_command(model, vllm_flags, trail)
-    settings = {
-        "ENGINE_ID": engine_id, "PREDICTOR_TARGET": predictor, "SCHEDULER_TARGET": scheduler, "MODEL": artefact,
-        "EXIT_WITH_PARENT": "true",
-    }  # fmt: skip
-    agent_environment = {f"TRAIL_AGENT_{name}": value for name, value in settings.items()}
-    agent = Supervisor("agent", [sys.executable, "-m", "engine_adapter.agent"], agent_environment)
-    with agent:
+    with agent_beside(engine_id, predictor, scheduler, artefact):
         engine = subprocess.Popen(command)  # noqa: S603 - vLLM, as asked
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: engine.send_signal(signal.SIGINT))
         return engine.wait()
+
+
+def agent_beside(
+    engine_id: str, predictor: str, scheduler: str, artefact: str, log: IO[bytes] | None = None
+) -> Supervisor:
+    """The agent of an engine of this host, kept alive while the context lasts; ``log``: where its log goes."""
+    settings = {
+        "ENGINE_ID": engine_id, "PREDICTOR_TARGET": predictor, "SCHEDULER_TARGET": scheduler, "MODEL": artefact,
+        "EXIT_WITH_PARENT": "true",
+    }  # fmt: skip
+    environment = {f"TRAIL_AGENT_{name}": value for name, value in settings.items()}
+    return Supervisor("agent", [sys.executable, "-m", "engine_adapter.agent"], environment, log)
 
 
 def _clear(folder: Path, engine_id: str) -> None:

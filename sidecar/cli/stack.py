@@ -17,6 +17,7 @@ import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sidecar.supervise import Supervisor
+from trail.v1 import scheduler_pb2, scheduler_pb2_grpc
 
 
 class StackError(RuntimeError):
@@ -30,6 +31,17 @@ class Stack:
     redis_url: str
     predictor: str
     scheduler: str
+
+    def set_policy(self, engine_id: str, policy: scheduler_pb2.PolicySettings) -> None:
+        """From the next plan on.
+
+        Raises:
+            grpc.RpcError: the scheduler does not take it, or has not answered in ten seconds.
+        """
+        with grpc.insecure_channel(self.scheduler) as channel:
+            scheduler_pb2_grpc.SchedulerAdminServiceStub(channel).SetPolicy(
+                scheduler_pb2.SetPolicyRequest(engine_id=engine_id, policy=policy), timeout=10
+            )
 
 
 @contextlib.contextmanager

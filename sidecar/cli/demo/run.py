@@ -39,7 +39,7 @@ from sidecar.cli.demo.load import Sample, Sampling, send
 from sidecar.cli.demo.model import smollm2
 from sidecar.cli.demo.prompts import Prompts, load
 from sidecar.cli.stack import Stack, StackError, running_stack
-from trail.v1 import scheduler_pb2, scheduler_pb2_grpc
+from trail.v1 import scheduler_pb2
 
 ENGINE_ID = "demo"
 GREEDY_REQUESTS = 24
@@ -202,7 +202,7 @@ def _run(
 ) -> reporting.Run:
     server = bench.server(arm)
     if arm.predictor:
-        _set_policy(bench.stack.scheduler, arm.policy, arm.predictor)
+        _set_policy(bench.stack, arm.policy, arm.predictor)
     server.forget_prefixes()
     before, preempted = _agent(arm), server.preemptions()
     task = bench.progress.add_task(title, total=len(prompts))
@@ -227,7 +227,7 @@ def _identity(bench: Bench, prompts: list[str], lengths: list[int], slots: int) 
     arrivals_s = [0.0 if i < slots else 2.0 for i in range(len(texts))]
     greedy = Sampling(temperature=0.0, top_p=1.0, max_tokens=96)
     outputs: list[list[Sample]] = []
-    _set_policy(bench.stack.scheduler, "srpt", "per_step")
+    _set_policy(bench.stack, "srpt", "per_step")
     preempted = bench.attached.preemptions()
     for server, name in ((bench.stock, STOCK), (bench.attached, "trail")):
         task = bench.progress.add_task(f"greedy, {name}", total=len(texts))
@@ -246,12 +246,8 @@ def _agent(arm: Arm) -> dict[str, Any]:
     return found
 
 
-def _set_policy(scheduler: str, policy: str, predictor: str) -> None:
-    with grpc.insecure_channel(scheduler) as channel:
-        settings = scheduler_pb2.PolicySettings(policy=policy, predictor=predictor)
-        scheduler_pb2_grpc.SchedulerAdminServiceStub(channel).SetPolicy(
-            scheduler_pb2.SetPolicyRequest(engine_id=ENGINE_ID, policy=settings), timeout=10
-        )
+def _set_policy(stack: Stack, policy: str, predictor: str) -> None:
+    stack.set_policy(ENGINE_ID, scheduler_pb2.PolicySettings(policy=policy, predictor=predictor))
 
 
 def _vllm_version() -> str:

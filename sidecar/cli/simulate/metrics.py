@@ -122,10 +122,15 @@ def _percentile(values: Floats, percent: float) -> float:
 
 
 def _by_bucket(output: Ints, slowdown: Floats) -> dict[str, float | None]:
+    names = [*(f"<={edge}" for edge in BUCKETS), f">{BUCKETS[-1]}"]
+    return dict(zip(names, means_by_bucket(output, slowdown), strict=True))
+
+
+def means_by_bucket(output: Ints, values: Floats) -> list[float | None]:
+    """[len(BUCKETS) + 1] the mean of the values in each length bucket; None for an empty one."""
     bucket = np.searchsorted(BUCKETS, output, side="left")
-    names = [f"<={BUCKETS[0]}", *(f"<={edge}" for edge in BUCKETS[1:]), f">{BUCKETS[-1]}"]
-    means = [slowdown[bucket == number] for number in range(len(names))]
-    return {name: float(part.mean()) if part.size else None for name, part in zip(names, means, strict=True)}
+    parts = [values[bucket == number] for number in range(len(BUCKETS) + 1)]
+    return [float(part.mean()) if part.size else None for part in parts]
 
 
 def _between_tenants(tenants: tuple[str, ...], slowdown: Floats) -> float | None:
