@@ -16,10 +16,12 @@ import numpy as np
 
 from engine_adapter.bell import Ringer
 
-MAGIC = 0x314C_4941_5254  # "TRAIL1"
+MAGIC = 0x324C_4941_5254  # "TRAIL2"
 HEADER_BYTES = 64 * 8
 WRAP = 0xFFFF_FFFF
-_WORD = 4
+CELL = 16
+"""Records begin and end at multiples of it, their length in a cell of its own: a GPU stores 16 bytes at once."""
+_LENGTH = 4
 
 # Header words, one cache line each, so that the two sides never share a line.
 _MAGIC, _CAPACITY, _HEAD, _TAIL, _DROPPED, _PRODUCER, _CONSUMER = (i * 8 for i in range(7))
@@ -68,9 +70,9 @@ def map_private_file(path: Path) -> mmap.mmap:
 
 class _Ring:
     def __init__(self, path: Path, capacity_bytes: int) -> None:
-        if capacity_bytes % _WORD:
+        if capacity_bytes % CELL:
             # A wrap mark would not fit into the last bytes.
-            raise ValueError(f"capacity_bytes: {capacity_bytes} is not a multiple of {_WORD}")
+            raise ValueError(f"capacity_bytes: {capacity_bytes} is not a multiple of {CELL}")
         header = np.zeros(HEADER_BYTES // 8, np.uint64)
         header[_MAGIC], header[_CAPACITY] = MAGIC, capacity_bytes
         create_private_file(path, HEADER_BYTES + capacity_bytes, header.tobytes())
@@ -149,7 +151,7 @@ class RingProducer(_Ring):
 
     def reserve(self, size: int) -> int | None:
         """Where in ``memory`` a record of ``size`` bytes begins; None when it does not fit (dropped and counted)."""
-        need = _WORD + _padded(size)
+        need = CELL + padded(size)
         head, tail = self.reserved, self._header[_TAIL]
         at = head % self._capacity
         skip = self._capacity - at if at + need > self._capacity else 0
@@ -157,11 +159,11 @@ class RingProducer(_Ring):
             self.drop()
             return None
         if skip:
-            self._bytes[at : at + _WORD] = WRAP.to_bytes(_WORD, "little")
+            self._bytes[at : at + _LENGTH] = WRAP.to_bytes(_LENGTH, "little")
             at = 0
-        self._bytes[at : at + _WORD] = size.to_bytes(_WORD, "little")
+        self._bytes[at : at + _LENGTH] = size.to_bytes(_LENGTH, "little")
         self.reserved = head + skip + need
-        return HEADER_BYTES + at + _WORD
+        return HEADER_BYTES + at + CELL
 
     def put(self, at: int, part: bytes | memoryview) -> int:
         """Writes ``part`` where a record was reserved, and returns where it ends."""
@@ -196,21 +198,21 @@ class RingConsumer(_Ring):
         head, tail = self._header[_HEAD], self._header[_TAIL]
         while tail != head:
             at = tail % self._capacity
-            size = int.from_bytes(self._bytes[at : at + _WORD], "little")
+            size = int.from_bytes(self._bytes[at : at + _LENGTH], "little")
             if size == WRAP:
                 tail += self._capacity - at
                 if tail > head:
                     raise RingError(f"wrap mark at {at} goes beyond what was written")
                 continue
-            if at + _WORD + size > self._capacity or tail + _WORD + size > head:
+            if at + CELL + size > self._capacity or tail + CELL + size > head:
                 raise RingError(f"record of {size} bytes at {at} goes beyond what was written")
-            record = bytes(self._bytes[at + _WORD : at + _WORD + size])
-            self._header[_TAIL] = tail + _WORD + _padded(size)
+            record = bytes(self._bytes[at + CELL : at + CELL + size])
+            self._header[_TAIL] = tail + CELL + padded(size)
             return record
         self._header[_TAIL] = tail
         return None
 
 
-def _padded(size: int) -> int:
-    """Rounds up so that every record starts on a word, and a wrap mark always fits."""
-    return -(-size // _WORD) * _WORD
+def padded(size: int) -> int:
+    """Rounded up to whole cells."""
+    return -(-size // CELL) * CELL

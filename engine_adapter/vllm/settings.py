@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine_adapter.paths import EVENT_RING_BYTES, ROW_RING_BYTES, EnginePaths, engine_paths
+from engine_adapter.ring import CELL
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -29,8 +30,8 @@ class AdapterSettings(BaseModel):
     """How vectors travel."""
     predict_every_tokens: int = Field(1, ge=1)
     """K: a decode row is shipped at every K-th age."""
-    event_ring_bytes: int = Field(EVENT_RING_BYTES, ge=1 << 16, multiple_of=4)
-    row_ring_bytes: int = Field(ROW_RING_BYTES, ge=1 << 16, multiple_of=4)
+    event_ring_bytes: int = Field(EVENT_RING_BYTES, ge=1 << 16, multiple_of=CELL)
+    row_ring_bytes: int = Field(ROW_RING_BYTES, ge=1 << 16, multiple_of=CELL)
 
     @property
     def paths(self) -> EnginePaths:

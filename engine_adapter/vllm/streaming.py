@@ -20,7 +20,7 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 
 from engine_adapter.records import rows_head
-from engine_adapter.ring import HEAD_BYTE
+from engine_adapter.ring import CELL, HEAD_BYTE
 from engine_adapter.vllm.shipping import DTYPES
 
 if TYPE_CHECKING:
@@ -29,39 +29,39 @@ if TYPE_CHECKING:
 
 _UNDER_WAY = 4
 """Steps whose rows may be on their way at once; an engine runs two ahead."""
+ALIGNMENT = tl.constexpr(CELL)
 _TRITON = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
 
 
-@triton.jit(do_not_specialize=["told", "out", "head"])  # type: ignore[untyped-decorator]
+@triton.jit  # type: ignore[untyped-decorator]
 def _ship(  # type: ignore[no-untyped-def]
-    told, out, head, finished, WIDTH: tl.constexpr, BLOCK: tl.constexpr, READ: tl.constexpr, WRITTEN: tl.constexpr
+    told, out, head, finished, WIDTH: tl.constexpr, BLOCK: tl.constexpr, READ: tl.constexpr
 ):
     """Row x layer programs. ``told``: where the ring's head is to be, the layers' addresses, the rows' tokens."""
     row, layer = tl.program_id(0), tl.program_id(1)
     layers = tl.num_programs(1)
-    words = told.to(tl.pointer_type(tl.int64))
-    source = tl.load(words + 1 + layer).to(tl.pointer_type(READ))
-    token = tl.load(words + 1 + layers + row)
+    source = tl.multiple_of(tl.load(told + 1 + layer).to(tl.pointer_type(READ)), ALIGNMENT)
+    token = tl.load(told + 1 + layers + row)
     columns = tl.arange(0, BLOCK)
     inside = columns < WIDTH
     values = tl.load(source + token * WIDTH + columns, mask=inside)
-    target = out.to(tl.pointer_type(WRITTEN)) + (row * layers + layer).to(tl.int64) * WIDTH
-    tl.store(target + columns, values.to(WRITTEN), mask=inside)
+    target = out + (row * layers + layer).to(tl.int64) * WIDTH
+    tl.store(target + columns, values.to(out.dtype.element_ty), mask=inside)
     tl.debug_barrier()
     # Release and acquire for the whole system: whoever counts last has seen all rows written, and so does the host.
     before = tl.atomic_add(finished, 1, sem="acq_rel", scope="sys")
     if before == tl.num_programs(0) * layers - 1:
         tl.store(finished, 0)
-        tl.store(head.to(tl.pointer_type(tl.int64)), tl.load(words))
+        tl.store(head, tl.load(told))
 
 
-@triton.jit(do_not_specialize=["out"])  # type: ignore[untyped-decorator]
+@triton.jit  # type: ignore[untyped-decorator]
 def _copy_sums(sums, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0)
     columns = tl.arange(0, BLOCK)
     inside = columns < WIDTH
     values = tl.load(sums + row * WIDTH + columns, mask=inside)
-    tl.store(out.to(tl.pointer_type(tl.float32)) + row.to(tl.int64) * WIDTH + columns, values, mask=inside)
+    tl.store(out + row.to(tl.int64) * WIDTH + columns, values, mask=inside)
 
 
 class StreamedRows:
@@ -73,7 +73,7 @@ class StreamedRows:
     ) -> None:  # fmt: skip
         """
         Args:
-            width: values of one layer's row; even.
+            width: values of one layer's row, of whole cells of the ring in both types.
             read: the layers' type.
             most_rows: requests in one pass, at most.
 
@@ -83,8 +83,8 @@ class StreamedRows:
         self._ring = ring
         self._code, dtype = DTYPES[row_dtype]
         self._layers, self._width, self._dim = layers, width, layers * width
-        if width % 2:
-            raise RuntimeError(f"rows of {width} values: an odd number")
+        if width * min(dtype.itemsize, read.itemsize) % CELL:
+            raise RuntimeError(f"rows of {width} values do not fill whole cells of {CELL} bytes")
         memory = torch.frombuffer(ring.memory, dtype=torch.uint8)
         self._memory = memory.data_ptr()
         status = torch.cuda.cudart().cudaHostRegister(self._memory, memory.numel(), 0)
@@ -97,12 +97,12 @@ class StreamedRows:
         weakref.finalize(self, _unpin, memory).atexit = False
         self._row_bytes = self._dim * dtype.itemsize
         self._finished = torch.zeros(1, dtype=torch.int32, device=device)
-        self._shape = {
-            "WIDTH": width, "BLOCK": triton.next_power_of_2(width), "READ": _TRITON[read], "WRITTEN": _TRITON[dtype],
-        }  # fmt: skip
         self._told = [_Told(1 + layers + most_rows) for _ in range(_UNDER_WAY)]
         self._turn = 0
-        self._compile(read, device)
+        try:
+            self._compile(read, dtype, device)
+        except Exception as error:  # Whatever Triton says: the engine goes on without it.
+            raise RuntimeError(f"Triton cannot run the kernels: {error}") from error
 
     def __call__(self, picked: Picked, layers: Sequence[torch.Tensor]) -> None:
         told = self._told[self._turn]
@@ -129,23 +129,25 @@ class StreamedRows:
         self._launch(told, out, self._memory + HEAD_BYTE, count)
 
     def _launch(self, told: _Told, out: int, head: int, count: int) -> None:
-        _ship[(count, self._layers)](told.address, out, head, self._finished, **self._shape)
+        # The compiled kernel itself: Triton's own way to it looks at every argument, at each call.
+        self._kernel[(count, self._layers, 1)](told.address, out, head, self._finished.data_ptr(), *self._constants)
 
     def _launch_sums(self, sums: torch.Tensor, out: int) -> None:
-        block = triton.next_power_of_2(self._dim)
-        _copy_sums[(len(sums),)](sums, out, WIDTH=self._dim, BLOCK=block)
+        self._sums_kernel[(len(sums), 1, 1)](sums.data_ptr(), out, self._dim, triton.next_power_of_2(self._dim))
 
-    def _compile(self, read: torch.dtype, device: torch.device) -> None:
-        """Runs both kernels once on memory of no account: compiling them takes longer than any step."""
+    def _compile(self, read: torch.dtype, written: torch.dtype, device: torch.device) -> None:
+        """Compiles both kernels, which takes longer than any step, and runs them on memory of no account."""
         told, source = _Told(2 + self._layers), torch.zeros(self._width, dtype=read, device=device)
-        out = torch.zeros(self._dim + 1, dtype=torch.float32, pin_memory=True)
-        told.words[0], told.words[1 : 1 + self._layers], told.words[1 + self._layers] = 1, source.data_ptr(), 0
+        out = torch.zeros(self._dim, dtype=written, pin_memory=True)
+        sums, sums_out = torch.zeros((1, self._dim), device=device), torch.zeros(self._dim, pin_memory=True)
         head = torch.zeros(1, dtype=torch.int64, pin_memory=True)
-        try:
-            self._launch_sums(torch.zeros((1, self._dim), device=device), out.data_ptr())
-            self._launch(told, out.data_ptr(), head.data_ptr(), 1)
-        except triton.TritonError as error:
-            raise RuntimeError(f"Triton cannot compile the kernels: {error}") from error
+        told.words[1 : 1 + self._layers] = source.data_ptr()
+        self._constants = (self._width, triton.next_power_of_2(self._width), _TRITON[read])
+        self._kernel = _ship[(1, self._layers)](told.pinned, out, head, self._finished, *self._constants)
+        self._sums_kernel = _copy_sums[(1,)](sums, sums_out, self._dim, triton.next_power_of_2(self._dim))
+        told.words[0] = 1
+        self._launch_sums(sums, sums_out.data_ptr())
+        self._launch(told, out.data_ptr(), head.data_ptr(), 1)
         torch.cuda.synchronize(device)
         if int(head[0]) != 1:
             raise RuntimeError("the GPU did not write to the host's memory")
@@ -160,7 +162,7 @@ class _Told:
     """Pinned words that one launch reads, its own until the ring's head is at ``head``."""
 
     def __init__(self, size: int) -> None:
-        self._pinned = torch.zeros(size, dtype=torch.int64, pin_memory=True)
-        self.words = self._pinned.numpy()
-        self.address = self._pinned.data_ptr()
+        self.pinned = torch.zeros(size, dtype=torch.int64, pin_memory=True)
+        self.words = self.pinned.numpy()
+        self.address = self.pinned.data_ptr()
         self.head = 0

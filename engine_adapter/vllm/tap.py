@@ -63,6 +63,9 @@ class Tap:
         self._ship = ship
         self._places: dict[str, int] = {}
         self._free: list[int] = []
+        self._batch: list[str] = []
+        """Who was in the pass before, at ``_batch_places``."""
+        self._batch_places: Ints = _NOBODY
         self._handles = np.zeros(0, np.uint64)
         self._newest = np.zeros(0, np.int64)
         """Age of the newest row shipped; -1: none."""
@@ -80,6 +83,7 @@ class Tap:
             if place is not None:
                 self._free.append(place)
                 self._sums.pop(place, None)
+                self._batch, self._batch_places = [], _NOBODY
 
     def capture(self, batch: StepBatch, layers: Sequence[torch.Tensor]) -> None:
         """Ships the rows of one pass.
@@ -129,14 +133,14 @@ class Tap:
 
     def _places_of(self, request_ids: Sequence[str]) -> Ints:
         """[B]; newcomers get one."""
-        known = self._places
-        try:
-            return np.fromiter(map(known.__getitem__, request_ids), np.int64, len(request_ids))
-        except KeyError:
+        if request_ids != self._batch:
+            known = self._places
             for name in request_ids:
                 if name not in known:
                     known[name] = self._place(name)
-            return self._places_of(request_ids)
+            self._batch = list(request_ids)
+            self._batch_places = np.fromiter(map(known.__getitem__, request_ids), np.int64, len(request_ids))
+        return self._batch_places
 
     def _place(self, name: str) -> int:
         if not self._free:

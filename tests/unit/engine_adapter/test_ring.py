@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from engine_adapter.ring import HEAD_BYTE, HEADER_BYTES, RingConsumer, RingError, RingProducer
+from engine_adapter.ring import CELL, HEAD_BYTE, HEADER_BYTES, RingConsumer, RingError, RingProducer
 
 CAPACITY = 1024
 
@@ -29,7 +29,7 @@ def test_the_first_to_come_decides_the_capacity(path: Path) -> None:
 
 
 def test_a_capacity_that_no_wrap_mark_fits_into_is_refused(path: Path) -> None:
-    with pytest.raises(ValueError, match="multiple of 4"):
+    with pytest.raises(ValueError, match="multiple of 16"):
         RingProducer(path, CAPACITY + 2)
 
 
@@ -70,19 +70,19 @@ def test_a_truncated_file_is_refused(path: Path) -> None:
 
 def test_a_full_ring_drops_and_counts_and_goes_on_after_a_read(path: Path) -> None:
     producer, consumer = RingProducer(path, CAPACITY), RingConsumer(path, CAPACITY)
-    assert producer.write(b"a" * 500)
-    assert producer.write(b"b" * 500)
-    assert not producer.write(b"c" * 500)
+    assert producer.write(b"a" * 490)
+    assert producer.write(b"b" * 490)
+    assert not producer.write(b"c" * 490)
     assert producer.dropped == consumer.dropped == 1
-    assert consumer.read() == b"a" * 500
-    assert producer.write(b"d" * 500)
-    assert [consumer.read(), consumer.read(), consumer.read()] == [b"b" * 500, b"d" * 500, None]
+    assert consumer.read() == b"a" * 490
+    assert producer.write(b"d" * 490)
+    assert [consumer.read(), consumer.read(), consumer.read()] == [b"b" * 490, b"d" * 490, None]
 
 
 def test_a_record_of_half_the_capacity_always_fits_an_empty_ring(path: Path) -> None:
     producer, consumer = RingProducer(path, CAPACITY), RingConsumer(path, CAPACITY)
-    for size in range(0, CAPACITY // 2 - 4, 7):
-        for record in (b"x" * size, b"y" * (CAPACITY // 2 - 4)):
+    for size in range(0, CAPACITY // 2 - CELL, 7):
+        for record in (b"x" * size, b"y" * (CAPACITY // 2 - CELL)):
             assert producer.write(record)
             assert consumer.read() == record
 
