@@ -132,6 +132,7 @@ class OpenPredict(_message.Message):
     DTYPE_FIELD_NUMBER: _builtins.int
     DIM_FIELD_NUMBER: _builtins.int
     REQUESTS_FIELD_NUMBER: _builtins.int
+    PROJECTION_FIELD_NUMBER: _builtins.int
     engine_id: _builtins.str
     """1 to 128 characters of A-Z a-z 0-9 . _ -"""
     model: _builtins.str
@@ -139,6 +140,10 @@ class OpenPredict(_message.Message):
     dtype: _engine_pb2.Dtype.ValueType
     """Layout of the vectors to come, checked against the model at once."""
     dim: _builtins.int
+    projection: _builtins.str
+    """Id of the projection that vectors went through before they were sent, which must be the model's;
+    empty: they are the layers' values. `dim` is that of what is sent.
+    """
     @_builtins.property
     def epoch(self) -> _engine_pb2.Epoch: ...
     @_builtins.property
@@ -154,10 +159,11 @@ class OpenPredict(_message.Message):
         dtype: _engine_pb2.Dtype.ValueType = ...,
         dim: _builtins.int = ...,
         requests: _abc.Iterable[_engine_pb2.RequestDeclaration] | None = ...,
+        projection: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "dtype", b"dtype", "engine_id", b"engine_id", "epoch", b"epoch", "model", b"model", "requests", b"requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "dtype", b"dtype", "engine_id", b"engine_id", "epoch", b"epoch", "model", b"model", "projection", b"projection", "requests", b"requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -260,7 +266,9 @@ class PromptRows(_message.Message):
 
     @_builtins.property
     def sum(self) -> _engine_pb2.Vectors:
-        """Sum of the prompt's layer-L vectors that passed the model, fp32; may be absent."""
+        """Sum of the prompt's layer-L vectors that passed the model, fp32; may be absent. Where vectors are
+        projected: `covered` times the projection of their mean.
+        """
 
     @_builtins.property
     def covered(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -554,6 +562,7 @@ class Model(_message.Message):
     BIN_EDGES_FIELD_NUMBER: _builtins.int
     BIN_REPRESENTATIVES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
+    PROJECTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     served_model: _builtins.str
     """The served LLM whose hidden states it reads."""
@@ -570,6 +579,10 @@ class Model(_message.Message):
     def bin_representatives(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Mean remaining length in each bin on training data, tokens."""
 
+    @_builtins.property
+    def projection(self) -> Global___Projection:
+        """Absent: vectors can only be sent as they are."""
+
     def __init__(
         self,
         *,
@@ -581,14 +594,44 @@ class Model(_message.Message):
         bin_edges: _abc.Iterable[_builtins.float] | None = ...,
         bin_representatives: _abc.Iterable[_builtins.float] | None = ...,
         sha256: _builtins.str = ...,
+        projection: Global___Projection | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["projection", b"projection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bin_edges", b"bin_edges", "bin_representatives", b"bin_representatives", "dim", b"dim", "dtype", b"dtype", "layers", b"layers", "name", b"name", "served_model", b"served_model", "sha256", b"sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bin_edges", b"bin_edges", "bin_representatives", b"bin_representatives", "dim", b"dim", "dtype", b"dtype", "layers", b"layers", "name", b"name", "projection", b"projection", "served_model", b"served_model", "sha256", b"sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class Projection(_message.Message):
+    """What an engine may do to a vector x of `Model.dim` values before it sends it:
+      clip((x - mean) * scale, -limit, limit) * weight
+    which is the model up to its first product.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    DIM_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The first 16 hexadecimal digits of the file's SHA-256."""
+    dim: _builtins.int
+    """Values of a projected vector."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        dim: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Projection: _TypeAlias = Projection  # noqa: Y015
 
 @_typing.final
 class GetModelRequest(_message.Message):
@@ -628,6 +671,49 @@ class GetModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetModelResponse: _TypeAlias = GetModelResponse  # noqa: Y015
+
+@_typing.final
+class GetProjectionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Of the model, as in GetModelRequest."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetProjectionRequest: _TypeAlias = GetProjectionRequest  # noqa: Y015
+
+@_typing.final
+class GetProjectionResponse(_message.Message):
+    """The next bytes of the file: npz (a ZIP archive of arrays in NumPy's format), little-endian, row-major:
+    `mean` and `scale` fp32 [Model.dim], `limit` fp32 [], `weight` fp16 [Model.dim, Projection.dim].
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: _builtins.int
+    content: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetProjectionResponse: _TypeAlias = GetProjectionResponse  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):

@@ -59,6 +59,11 @@ class PredictorServiceStub:
                 request_serializer=trail_dot_v1_dot_predictor__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=trail_dot_v1_dot_predictor__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.GetProjection = channel.unary_stream(
+                '/trail.v1.PredictorService/GetProjection',
+                request_serializer=trail_dot_v1_dot_predictor__pb2.GetProjectionRequest.SerializeToString,
+                response_deserializer=trail_dot_v1_dot_predictor__pb2.GetProjectionResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/trail.v1.PredictorService/ListModels',
                 request_serializer=trail_dot_v1_dot_predictor__pb2.ListModelsRequest.SerializeToString,
@@ -104,6 +109,13 @@ class PredictorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetProjection(self, request, context):
+        """The projection of a model that has one, as a file in parts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -137,6 +149,11 @@ def add_PredictorServiceServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=trail_dot_v1_dot_predictor__pb2.GetModelRequest.FromString,
                     response_serializer=trail_dot_v1_dot_predictor__pb2.GetModelResponse.SerializeToString,
+            ),
+            'GetProjection': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetProjection,
+                    request_deserializer=trail_dot_v1_dot_predictor__pb2.GetProjectionRequest.FromString,
+                    response_serializer=trail_dot_v1_dot_predictor__pb2.GetProjectionResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -279,6 +296,33 @@ class PredictorService:
             '/trail.v1.PredictorService/GetModel',
             trail_dot_v1_dot_predictor__pb2.GetModelRequest.SerializeToString,
             trail_dot_v1_dot_predictor__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetProjection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/trail.v1.PredictorService/GetProjection',
+            trail_dot_v1_dot_predictor__pb2.GetProjectionRequest.SerializeToString,
+            trail_dot_v1_dot_predictor__pb2.GetProjectionResponse.FromString,
             options,
             channel_credentials,
             insecure,

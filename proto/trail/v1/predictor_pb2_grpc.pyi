@@ -42,6 +42,8 @@ class PredictorServiceStub:
     Forget: _grpc.UnaryUnaryMultiCallable[_predictor_pb2.ForgetRequest, _predictor_pb2.ForgetResponse]
     """Drops posteriors of requests that are gone."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_predictor_pb2.GetModelRequest, _predictor_pb2.GetModelResponse]
+    GetProjection: _grpc.UnaryStreamMultiCallable[_predictor_pb2.GetProjectionRequest, _predictor_pb2.GetProjectionResponse]
+    """The projection of a model that has one, as a file in parts."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_predictor_pb2.ListModelsRequest, _predictor_pb2.ListModelsResponse]
 
 @_typing.type_check_only
@@ -58,6 +60,8 @@ class PredictorServiceAsyncStub(PredictorServiceStub):
     Forget: _aio.UnaryUnaryMultiCallable[_predictor_pb2.ForgetRequest, _predictor_pb2.ForgetResponse]  # type: ignore[assignment]
     """Drops posteriors of requests that are gone."""
     GetModel: _aio.UnaryUnaryMultiCallable[_predictor_pb2.GetModelRequest, _predictor_pb2.GetModelResponse]  # type: ignore[assignment]
+    GetProjection: _aio.UnaryStreamMultiCallable[_predictor_pb2.GetProjectionRequest, _predictor_pb2.GetProjectionResponse]  # type: ignore[assignment]
+    """The projection of a model that has one, as a file in parts."""
     ListModels: _aio.UnaryUnaryMultiCallable[_predictor_pb2.ListModelsRequest, _predictor_pb2.ListModelsResponse]  # type: ignore[assignment]
 
 class PredictorServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -101,6 +105,14 @@ class PredictorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _predictor_pb2.GetModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_predictor_pb2.GetModelResponse, _abc.Awaitable[_predictor_pb2.GetModelResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetProjection(
+        self,
+        request: _predictor_pb2.GetProjectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_predictor_pb2.GetProjectionResponse], _abc.AsyncIterator[_predictor_pb2.GetProjectionResponse]]:
+        """The projection of a model that has one, as a file in parts."""
 
     @_abc_1.abstractmethod
     def ListModels(
