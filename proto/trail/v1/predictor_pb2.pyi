@@ -215,8 +215,11 @@ class PredictStep(_message.Message):
     PROMPTS_FIELD_NUMBER: _builtins.int
     DECODES_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Rises by at least 1 with every message of a stream."""
+    traceparent: _builtins.str
+    """W3C trace context of a step that is traced; empty: it is not."""
     @_builtins.property
     def epoch(self) -> _engine_pb2.Epoch: ...
     @_builtins.property
@@ -238,10 +241,11 @@ class PredictStep(_message.Message):
         prompts: Global___PromptRows | None = ...,
         decodes: Global___DecodeRows | None = ...,
         finished: _abc.Iterable[_builtins.int] | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decodes", b"decodes", "epoch", b"epoch", "prompts", b"prompts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["declared", b"declared", "decodes", b"decodes", "epoch", b"epoch", "finished", b"finished", "prompts", b"prompts", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["declared", b"declared", "decodes", b"decodes", "epoch", b"epoch", "finished", b"finished", "prompts", b"prompts", "step", b"step", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from trail.v1 import engine_pb2 as trail_dot_v1_dot_engine__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18trail/v1/scheduler.proto\x12\x08trail.v1\x1a\x15trail/v1/engine.proto\"o\n\x11\x43oordinateRequest\x12(\n\x04open\x18\x01 \x01(\x0b\x32\x18.trail.v1.OpenCoordinateH\x00\x12%\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x14.trail.v1.StateDeltaH\x00\x42\t\n\x07message\"s\n\x12\x43oordinateResponse\x12,\n\x06opened\x18\x01 \x01(\x0b\x32\x1a.trail.v1.CoordinateOpenedH\x00\x12$\n\x04plan\x18\x02 \x01(\x0b\x32\x14.trail.v1.EnginePlanH\x00\x42\t\n\x07message\"u\n\x0e\x45ngineCapacity\x12\x1c\n\x14max_running_requests\x18\x01 \x01(\r\x12\x11\n\tkv_blocks\x18\x02 \x01(\r\x12\x17\n\x0fkv_block_tokens\x18\x03 \x01(\r\x12\x19\n\x11step_token_budget\x18\x04 \x01(\r\"\x9f\x01\n\x0eOpenCoordinate\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12\x1e\n\x05\x65poch\x18\x02 \x01(\x0b\x32\x0f.trail.v1.Epoch\x12*\n\x08\x63\x61pacity\x18\x03 \x01(\x0b\x32\x18.trail.v1.EngineCapacity\x12.\n\x08requests\x18\x04 \x03(\x0b\x32\x1c.trail.v1.RequestDeclaration\"\\\n\x10\x43oordinateOpened\x12\x1e\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x0f.trail.v1.Epoch\x12(\n\x06policy\x18\x02 \x01(\x0b\x32\x18.trail.v1.PolicySettings\"\x94\x02\n\nStateDelta\x12\x1e\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x0f.trail.v1.Epoch\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x17\n\x0fstep_duration_s\x18\x03 \x01(\x01\x12-\n\x07\x61rrived\x18\x04 \x03(\x0b\x32\x1c.trail.v1.RequestDeclaration\x12*\n\x07running\x18\x05 \x01(\x0b\x32\x19.trail.v1.RunningRequests\x12\x11\n\tpreempted\x18\x06 \x03(\x06\x12#\n\x08\x66inished\x18\x07 \x03(\x0b\x32\x11.trail.v1.Outcome\x12\x16\n\x0e\x66ree_kv_blocks\x18\x08 \x01(\r\x12\x14\n\x0c\x65ngine_steps\x18\t \x01(\r\"I\n\x0fRunningRequests\x12\x0f\n\x07handles\x18\x01 \x03(\x06\x12\x0c\n\x04\x61ges\x18\x02 \x03(\r\x12\x17\n\x0f\x63omputed_tokens\x18\x03 \x03(\r\"\xba\x01\n\x07Outcome\x12\x0e\n\x06handle\x18\x01 \x01(\x06\x12&\n\x06reason\x18\x02 \x01(\x0e\x32\x16.trail.v1.FinishReason\x12\x15\n\routput_tokens\x18\x03 \x01(\r\x12\x11\n\tlatency_s\x18\x04 \x01(\x01\x12\x1d\n\x15time_to_first_token_s\x18\x05 \x01(\x01\x12\x13\n\x0bpreemptions\x18\x06 \x01(\r\x12\x19\n\x11recomputed_tokens\x18\x07 \x01(\r\"\xd0\x01\n\nEnginePlan\x12\x1e\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x0f.trail.v1.Epoch\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\x0e\n\x06ttl_ms\x18\x04 \x01(\r\x12\x0f\n\x07handles\x18\x05 \x03(\x06\x12\r\n\x05ranks\x18\x06 \x03(\x02\x12\x19\n\x11predicted_at_ages\x18\x07 \x03(\r\x12)\n\x0bpreemptions\x18\x08 \x03(\x0b\x32\x14.trail.v1.Preemption\x12\x0e\n\x06policy\x18\t \x01(\t\"L\n\nPreemption\x12\x0e\n\x06victim\x18\x01 \x01(\x06\x12\x19\n\x11only_if_age_below\x18\x02 \x01(\r\x12\x13\n\x0b\x62\x65neficiary\x18\x03 \x01(\x06\"\xf3\x01\n\x0bPlanRequest\x12*\n\x08\x63\x61pacity\x18\x01 \x01(\x0b\x32\x18.trail.v1.EngineCapacity\x12(\n\x06policy\x18\x02 \x01(\x0b\x32\x18.trail.v1.PolicySettings\x12-\n\x07waiting\x18\x03 \x03(\x0b\x32\x1c.trail.v1.RequestDeclaration\x12-\n\x07running\x18\x04 \x03(\x0b\x32\x1c.trail.v1.RequestDeclaration\x12\x18\n\x10remaining_tokens\x18\x05 \x03(\x02\x12\x16\n\x0einitial_tokens\x18\x06 \x03(\x02\"2\n\x0cPlanResponse\x12\"\n\x04plan\x18\x01 \x01(\x0b\x32\x14.trail.v1.EnginePlan\"\xfc\x03\n\x0ePolicySettings\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x11\n\tpredictor\x18\x02 \x01(\t\x12\x1d\n\x10preemption_limit\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x1e\n\x11preemption_margin\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x1c\n\x0fmax_preemptions\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\r\n\x05\x61ging\x18\x06 \x01(\t\x12\x14\n\x07\x61ging_s\x18\x07 \x01(\x02H\x03\x88\x01\x01\x12\x19\n\x0covertaking_s\x18\x08 \x01(\x02H\x04\x88\x01\x01\x12\x1d\n\x10preemption_ratio\x18\t \x01(\x02H\x05\x88\x01\x01\x12#\n\x16least_preemption_limit\x18\n \x01(\x02H\x06\x88\x01\x01\x12\x1d\n\x10\x64\x65\x61\x64line_slack_s\x18\x0b \x01(\x02H\x07\x88\x01\x01\x12\x17\n\nfair_share\x18\x0c \x01(\x02H\x08\x88\x01\x01\x42\x13\n\x11_preemption_limitB\x14\n\x12_preemption_marginB\x12\n\x10_max_preemptionsB\n\n\x08_aging_sB\x0f\n\r_overtaking_sB\x13\n\x11_preemption_ratioB\x19\n\x17_least_preemption_limitB\x13\n\x11_deadline_slack_sB\r\n\x0b_fair_share\"O\n\x10SetPolicyRequest\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12(\n\x06policy\x18\x02 \x01(\x0b\x32\x18.trail.v1.PolicySettings\"=\n\x11SetPolicyResponse\x12(\n\x06policy\x18\x01 \x01(\x0b\x32\x18.trail.v1.PolicySettings\"%\n\x10GetPolicyRequest\x12\x11\n\tengine_id\x18\x01 \x01(\t\"=\n\x11GetPolicyResponse\x12(\n\x06policy\x18\x01 \x01(\x0b\x32\x18.trail.v1.PolicySettings\"\x15\n\x13ListPoliciesRequest\"<\n\x14ListPoliciesResponse\x12\x10\n\x08policies\x18\x01 \x03(\t\x12\x12\n\npredictors\x18\x02 \x03(\t*\x91\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x04\x32\x96\x01\n\x10SchedulerService\x12K\n\nCoordinate\x12\x1b.trail.v1.CoordinateRequest\x1a\x1c.trail.v1.CoordinateResponse(\x01\x30\x01\x12\x35\n\x04Plan\x12\x15.trail.v1.PlanRequest\x1a\x16.trail.v1.PlanResponse2\xf2\x01\n\x15SchedulerAdminService\x12\x44\n\tSetPolicy\x12\x1a.trail.v1.SetPolicyRequest\x1a\x1b.trail.v1.SetPolicyResponse\x12\x44\n\tGetPolicy\x12\x1a.trail.v1.GetPolicyRequest\x1a\x1b.trail.v1.GetPolicyResponse\x12M\n\x0cListPolicies\x12\x1d.trail.v1.ListPoliciesRequest\x1a\x1e.trail.v1.ListPoliciesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18trail/v1/scheduler.proto\x12\x08trail.v1\x1a\x15trail/v1/engine.proto\"o\n\x11\x43oordinateRequest\x12(\n\x04open\x18\x01 \x01(\x0b\x32\x18.trail.v1.OpenCoordinateH\x00\x12%\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x14.trail.v1.StateDeltaH\x00\x42\t\n\x07message\"s\n\x12\x43oordinateResponse\x12,\n\x06opened\x18\x01 \x01(\x0b\x32\x1a.trail.v1.CoordinateOpenedH\x00\x12$\n\x04plan\x18\x02 \x01(\x0b\x32\x14.trail.v1.EnginePlanH\x00\x42\t\n\x07message\"u\n\x0e\x45ngineCapacity\x12\x1c\n\x14max_running_requests\x18\x01 \x01(\r\x12\x11\n\tkv_blocks\x18\x02 \x01(\r\x12\x17\n\x0fkv_block_tokens\x18\x03 \x01(\r\x12\x19\n\x11step_token_budget\x18\x04 \x01(\r\"\x9f\x01\n\x0eOpenCoordinate\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12\x1e\n\x05\x65poch\x18\x02 \x01(\x0b\x32\x0f.trail.v1.Epoch\x12*\n\x08\x63\x61pacity\x18\x03 \x01(\x0b\x32\x18.trail.v1.EngineCapacity\x12.\n\x08requests\x18\x04 \x03(\x0b\x32\x1c.trail.v1.RequestDeclaration\"\\\n\x10\x43oordinateOpened\x12\x1e\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x0f.trail.v1.Epoch\x12(\n\x06policy\x18\x02 \x01(\x0b\x32\x18.trail.v1.PolicySettings\"\xa9\x02\n\nStateDelta\x12\x1e\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x0f.trail.v1.Epoch\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x17\n\x0fstep_duration_s\x18\x03 \x01(\x01\x12-\n\x07\x61rrived\x18\x04 \x03(\x0b\x32\x1c.trail.v1.RequestDeclaration\x12*\n\x07running\x18\x05 \x01(\x0b\x32\x19.trail.v1.RunningRequests\x12\x11\n\tpreempted\x18\x06 \x03(\x06\x12#\n\x08\x66inished\x18\x07 \x03(\x0b\x32\x11.trail.v1.Outcome\x12\x16\n\x0e\x66ree_kv_blocks\x18\x08 \x01(\r\x12\x14\n\x0c\x65ngine_steps\x18\t \x01(\r\x12\x13\n\x0btraceparent\x18\n \x01(\t\"I\n\x0fRunningRequests\x12\x0f\n\x07handles\x18\x01 \x03(\x06\x12\x0c\n\x04\x61ges\x18\x02 \x03(\r\x12\x17\n\x0f\x63omputed_tokens\x18\x03 \x03(\r\"\xba\x01\n\x07Outcome\x12\x0e\n\x06handle\x18\x01 \x01(\x06\x12&\n\x06reason\x18\x02 \x01(\x0e\x32\x16.trail.v1.FinishReason\x12\x15\n\routput_tokens\x18\x03 \x01(\r\x12\x11\n\tlatency_s\x18\x04 \x01(\x01\x12\x1d\n\x15time_to_first_token_s\x18\x05 \x01(\x01\x12\x13\n\x0bpreemptions\x18\x06 \x01(\r\x12\x19\n\x11recomputed_tokens\x18\x07 \x01(\r\"\xe5\x01\n\nEnginePlan\x12\x1e\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x0f.trail.v1.Epoch\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\x0e\n\x06ttl_ms\x18\x04 \x01(\r\x12\x0f\n\x07handles\x18\x05 \x03(\x06\x12\r\n\x05ranks\x18\x06 \x03(\x02\x12\x19\n\x11predicted_at_ages\x18\x07 \x03(\r\x12)\n\x0bpreemptions\x18\x08 \x03(\x0b\x32\x14.trail.v1.Preemption\x12\x0e\n\x06policy\x18\t \x01(\t\x12\x13\n\x0btraceparent\x18\n \x01(\t\"L\n\nPreemption\x12\x0e\n\x06victim\x18\x01 \x01(\x06\x12\x19\n\x11only_if_age_below\x18\x02 \x01(\r\x12\x13\n\x0b\x62\x65neficiary\x18\x03 \x01(\x06\"\xf3\x01\n\x0bPlanRequest\x12*\n\x08\x63\x61pacity\x18\x01 \x01(\x0b\x32\x18.trail.v1.EngineCapacity\x12(\n\x06policy\x18\x02 \x01(\x0b\x32\x18.trail.v1.PolicySettings\x12-\n\x07waiting\x18\x03 \x03(\x0b\x32\x1c.trail.v1.RequestDeclaration\x12-\n\x07running\x18\x04 \x03(\x0b\x32\x1c.trail.v1.RequestDeclaration\x12\x18\n\x10remaining_tokens\x18\x05 \x03(\x02\x12\x16\n\x0einitial_tokens\x18\x06 \x03(\x02\"2\n\x0cPlanResponse\x12\"\n\x04plan\x18\x01 \x01(\x0b\x32\x14.trail.v1.EnginePlan\"\xfc\x03\n\x0ePolicySettings\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x11\n\tpredictor\x18\x02 \x01(\t\x12\x1d\n\x10preemption_limit\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x1e\n\x11preemption_margin\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x1c\n\x0fmax_preemptions\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\r\n\x05\x61ging\x18\x06 \x01(\t\x12\x14\n\x07\x61ging_s\x18\x07 \x01(\x02H\x03\x88\x01\x01\x12\x19\n\x0covertaking_s\x18\x08 \x01(\x02H\x04\x88\x01\x01\x12\x1d\n\x10preemption_ratio\x18\t \x01(\x02H\x05\x88\x01\x01\x12#\n\x16least_preemption_limit\x18\n \x01(\x02H\x06\x88\x01\x01\x12\x1d\n\x10\x64\x65\x61\x64line_slack_s\x18\x0b \x01(\x02H\x07\x88\x01\x01\x12\x17\n\nfair_share\x18\x0c \x01(\x02H\x08\x88\x01\x01\x42\x13\n\x11_preemption_limitB\x14\n\x12_preemption_marginB\x12\n\x10_max_preemptionsB\n\n\x08_aging_sB\x0f\n\r_overtaking_sB\x13\n\x11_preemption_ratioB\x19\n\x17_least_preemption_limitB\x13\n\x11_deadline_slack_sB\r\n\x0b_fair_share\"O\n\x10SetPolicyRequest\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12(\n\x06policy\x18\x02 \x01(\x0b\x32\x18.trail.v1.PolicySettings\"=\n\x11SetPolicyResponse\x12(\n\x06policy\x18\x01 \x01(\x0b\x32\x18.trail.v1.PolicySettings\"%\n\x10GetPolicyRequest\x12\x11\n\tengine_id\x18\x01 \x01(\t\"=\n\x11GetPolicyResponse\x12(\n\x06policy\x18\x01 \x01(\x0b\x32\x18.trail.v1.PolicySettings\"\x15\n\x13ListPoliciesRequest\"<\n\x14ListPoliciesResponse\x12\x10\n\x08policies\x18\x01 \x03(\t\x12\x12\n\npredictors\x18\x02 \x03(\t*\x91\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x04\x32\x96\x01\n\x10SchedulerService\x12K\n\nCoordinate\x12\x1b.trail.v1.CoordinateRequest\x1a\x1c.trail.v1.CoordinateResponse(\x01\x30\x01\x12\x35\n\x04Plan\x12\x15.trail.v1.PlanRequest\x1a\x16.trail.v1.PlanResponse2\xf2\x01\n\x15SchedulerAdminService\x12\x44\n\tSetPolicy\x12\x1a.trail.v1.SetPolicyRequest\x1a\x1b.trail.v1.SetPolicyResponse\x12\x44\n\tGetPolicy\x12\x1a.trail.v1.GetPolicyRequest\x1a\x1b.trail.v1.GetPolicyResponse\x12M\n\x0cListPolicies\x12\x1d.trail.v1.ListPoliciesRequest\x1a\x1e.trail.v1.ListPoliciesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'trail.v1.scheduler_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=2639
-  _globals['_FINISHREASON']._serialized_end=2784
+  _globals['_FINISHREASON']._serialized_start=2681
+  _globals['_FINISHREASON']._serialized_end=2826
   _globals['_COORDINATEREQUEST']._serialized_start=61
   _globals['_COORDINATEREQUEST']._serialized_end=172
   _globals['_COORDINATERESPONSE']._serialized_start=174
@@ -45,35 +45,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COORDINATEOPENED']._serialized_start=572
   _globals['_COORDINATEOPENED']._serialized_end=664
   _globals['_STATEDELTA']._serialized_start=667
-  _globals['_STATEDELTA']._serialized_end=943
-  _globals['_RUNNINGREQUESTS']._serialized_start=945
-  _globals['_RUNNINGREQUESTS']._serialized_end=1018
-  _globals['_OUTCOME']._serialized_start=1021
-  _globals['_OUTCOME']._serialized_end=1207
-  _globals['_ENGINEPLAN']._serialized_start=1210
-  _globals['_ENGINEPLAN']._serialized_end=1418
-  _globals['_PREEMPTION']._serialized_start=1420
-  _globals['_PREEMPTION']._serialized_end=1496
-  _globals['_PLANREQUEST']._serialized_start=1499
-  _globals['_PLANREQUEST']._serialized_end=1742
-  _globals['_PLANRESPONSE']._serialized_start=1744
-  _globals['_PLANRESPONSE']._serialized_end=1794
-  _globals['_POLICYSETTINGS']._serialized_start=1797
-  _globals['_POLICYSETTINGS']._serialized_end=2305
-  _globals['_SETPOLICYREQUEST']._serialized_start=2307
-  _globals['_SETPOLICYREQUEST']._serialized_end=2386
-  _globals['_SETPOLICYRESPONSE']._serialized_start=2388
-  _globals['_SETPOLICYRESPONSE']._serialized_end=2449
-  _globals['_GETPOLICYREQUEST']._serialized_start=2451
-  _globals['_GETPOLICYREQUEST']._serialized_end=2488
-  _globals['_GETPOLICYRESPONSE']._serialized_start=2490
-  _globals['_GETPOLICYRESPONSE']._serialized_end=2551
-  _globals['_LISTPOLICIESREQUEST']._serialized_start=2553
-  _globals['_LISTPOLICIESREQUEST']._serialized_end=2574
-  _globals['_LISTPOLICIESRESPONSE']._serialized_start=2576
-  _globals['_LISTPOLICIESRESPONSE']._serialized_end=2636
-  _globals['_SCHEDULERSERVICE']._serialized_start=2787
-  _globals['_SCHEDULERSERVICE']._serialized_end=2937
-  _globals['_SCHEDULERADMINSERVICE']._serialized_start=2940
-  _globals['_SCHEDULERADMINSERVICE']._serialized_end=3182
+  _globals['_STATEDELTA']._serialized_end=964
+  _globals['_RUNNINGREQUESTS']._serialized_start=966
+  _globals['_RUNNINGREQUESTS']._serialized_end=1039
+  _globals['_OUTCOME']._serialized_start=1042
+  _globals['_OUTCOME']._serialized_end=1228
+  _globals['_ENGINEPLAN']._serialized_start=1231
+  _globals['_ENGINEPLAN']._serialized_end=1460
+  _globals['_PREEMPTION']._serialized_start=1462
+  _globals['_PREEMPTION']._serialized_end=1538
+  _globals['_PLANREQUEST']._serialized_start=1541
+  _globals['_PLANREQUEST']._serialized_end=1784
+  _globals['_PLANRESPONSE']._serialized_start=1786
+  _globals['_PLANRESPONSE']._serialized_end=1836
+  _globals['_POLICYSETTINGS']._serialized_start=1839
+  _globals['_POLICYSETTINGS']._serialized_end=2347
+  _globals['_SETPOLICYREQUEST']._serialized_start=2349
+  _globals['_SETPOLICYREQUEST']._serialized_end=2428
+  _globals['_SETPOLICYRESPONSE']._serialized_start=2430
+  _globals['_SETPOLICYRESPONSE']._serialized_end=2491
+  _globals['_GETPOLICYREQUEST']._serialized_start=2493
+  _globals['_GETPOLICYREQUEST']._serialized_end=2530
+  _globals['_GETPOLICYRESPONSE']._serialized_start=2532
+  _globals['_GETPOLICYRESPONSE']._serialized_end=2593
+  _globals['_LISTPOLICIESREQUEST']._serialized_start=2595
+  _globals['_LISTPOLICIESREQUEST']._serialized_end=2616
+  _globals['_LISTPOLICIESRESPONSE']._serialized_start=2618
+  _globals['_LISTPOLICIESRESPONSE']._serialized_end=2678
+  _globals['_SCHEDULERSERVICE']._serialized_start=2829
+  _globals['_SCHEDULERSERVICE']._serialized_end=2979
+  _globals['_SCHEDULERADMINSERVICE']._serialized_start=2982
+  _globals['_SCHEDULERADMINSERVICE']._serialized_end=3224
 # @@protoc_insertion_point(module_scope)

@@ -195,12 +195,15 @@ class StateDelta(_message.Message):
     FINISHED_FIELD_NUMBER: _builtins.int
     FREE_KV_BLOCKS_FIELD_NUMBER: _builtins.int
     ENGINE_STEPS_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     step_duration_s: _builtins.float
     """Duration of the newest step, seconds; 0: unknown."""
     free_kv_blocks: _builtins.int
     engine_steps: _builtins.int
     """Steps of the engine since the last delta that told its batch; 0: as many as the step numbers differ."""
+    traceparent: _builtins.str
+    """W3C trace context of a step that is traced; empty: it is not."""
     @_builtins.property
     def epoch(self) -> _engine_pb2.Epoch: ...
     @_builtins.property
@@ -225,10 +228,11 @@ class StateDelta(_message.Message):
         finished: _abc.Iterable[Global___Outcome] | None = ...,
         free_kv_blocks: _builtins.int = ...,
         engine_steps: _builtins.int = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "running", b"running"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrived", b"arrived", "engine_steps", b"engine_steps", "epoch", b"epoch", "finished", b"finished", "free_kv_blocks", b"free_kv_blocks", "preempted", b"preempted", "running", b"running", "step", b"step", "step_duration_s", b"step_duration_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrived", b"arrived", "engine_steps", b"engine_steps", "epoch", b"epoch", "finished", b"finished", "free_kv_blocks", b"free_kv_blocks", "preempted", b"preempted", "running", b"running", "step", b"step", "step_duration_s", b"step_duration_s", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -321,6 +325,7 @@ class EnginePlan(_message.Message):
     PREDICTED_AT_AGES_FIELD_NUMBER: _builtins.int
     PREEMPTIONS_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Rises with each plan of a stream."""
     step: _builtins.int
@@ -329,6 +334,8 @@ class EnginePlan(_message.Message):
     """Milliseconds for which it may be used; afterwards the engine keeps its own order."""
     policy: _builtins.str
     """Name of the policy that made it."""
+    traceparent: _builtins.str
+    """W3C trace context, where predictions behind it are of a step that is traced."""
     @_builtins.property
     def epoch(self) -> _engine_pb2.Epoch: ...
     @_builtins.property
@@ -357,10 +364,11 @@ class EnginePlan(_message.Message):
         predicted_at_ages: _abc.Iterable[_builtins.int] | None = ...,
         preemptions: _abc.Iterable[Global___Preemption] | None = ...,
         policy: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "handles", b"handles", "number", b"number", "policy", b"policy", "predicted_at_ages", b"predicted_at_ages", "preemptions", b"preemptions", "ranks", b"ranks", "step", b"step", "ttl_ms", b"ttl_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "handles", b"handles", "number", b"number", "policy", b"policy", "predicted_at_ages", b"predicted_at_ages", "preemptions", b"preemptions", "ranks", b"ranks", "step", b"step", "traceparent", b"traceparent", "ttl_ms", b"ttl_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

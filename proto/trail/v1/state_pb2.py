@@ -26,7 +26,7 @@ from trail.v1 import engine_pb2 as trail_dot_v1_dot_engine__pb2
 from trail.v1 import predictor_pb2 as trail_dot_v1_dot_predictor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14trail/v1/state.proto\x12\x08trail.v1\x1a\x15trail/v1/engine.proto\x1a\x18trail/v1/predictor.proto\"\xd5\x01\n\x0fStoredPosterior\x12\x0e\n\x06handle\x18\x01 \x01(\x06\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x12\n\nage_tokens\x18\x03 \x01(\r\x12\x1e\n\x05stage\x18\x04 \x01(\x0e\x32\x0f.trail.v1.Stage\x12\n\n\x02r0\x18\x05 \x01(\x02\x12\n\n\x02r1\x18\x06 \x01(\x02\x12\x0c\n\x04mean\x18\x07 \x01(\x02\x12\x0e\n\x06median\x18\x08 \x01(\x02\x12\x0b\n\x03p10\x18\t \x01(\x02\x12\x0b\n\x03p90\x18\n \x01(\x02\x12\x11\n\tposterior\x18\x0b \x03(\x02\x12\r\n\x05model\x18\x0c \x01(\t\"v\n\x14PublishedPredictions\x12\x1e\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x0f.trail.v1.Epoch\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12.\n\x0bpredictions\x18\x03 \x01(\x0b\x32\x19.trail.v1.StepPredictionsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14trail/v1/state.proto\x12\x08trail.v1\x1a\x15trail/v1/engine.proto\x1a\x18trail/v1/predictor.proto\"\xd5\x01\n\x0fStoredPosterior\x12\x0e\n\x06handle\x18\x01 \x01(\x06\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x12\n\nage_tokens\x18\x03 \x01(\r\x12\x1e\n\x05stage\x18\x04 \x01(\x0e\x32\x0f.trail.v1.Stage\x12\n\n\x02r0\x18\x05 \x01(\x02\x12\n\n\x02r1\x18\x06 \x01(\x02\x12\x0c\n\x04mean\x18\x07 \x01(\x02\x12\x0e\n\x06median\x18\x08 \x01(\x02\x12\x0b\n\x03p10\x18\t \x01(\x02\x12\x0b\n\x03p90\x18\n \x01(\x02\x12\x11\n\tposterior\x18\x0b \x03(\x02\x12\r\n\x05model\x18\x0c \x01(\t\"\x8b\x01\n\x14PublishedPredictions\x12\x1e\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x0f.trail.v1.Epoch\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12.\n\x0bpredictions\x18\x03 \x01(\x0b\x32\x19.trail.v1.StepPredictions\x12\x13\n\x0btraceparent\x18\x04 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STOREDPOSTERIOR']._serialized_start=84
   _globals['_STOREDPOSTERIOR']._serialized_end=297
-  _globals['_PUBLISHEDPREDICTIONS']._serialized_start=299
-  _globals['_PUBLISHEDPREDICTIONS']._serialized_end=417
+  _globals['_PUBLISHEDPREDICTIONS']._serialized_start=300
+  _globals['_PUBLISHEDPREDICTIONS']._serialized_end=439
 # @@protoc_insertion_point(module_scope)
