@@ -7,17 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import structlog
 from pydantic import ValidationError
 
-from predictor_service import prompt_stage
+from predictor_service import projected, prompt_stage
 from predictor_service.bins import Bins
 from predictor_service.classifier import CPU, Classifier, Graph, load_graph
 from predictor_service.manifest import Manifest
 from predictor_service.posterior import Evidence, Transition
+from predictor_service.projected import Projected
 from predictor_service.prompt import PromptPredictor
 from predictor_service.prompt_section import TextSection
+from sidecar.errors import Refused
+from sidecar.projection import Projection
 
 CANARY_TOLERANCE, INT8_TOLERANCE = 2e-3, 0.02
 MANIFEST = "manifest.json"
@@ -37,6 +41,7 @@ class Artefact:
     evidence: Evidence
     classifier: Classifier
     prompt: PromptPredictor
+    projected: Projected | None = None
 
     @property
     def name(self) -> str:
@@ -47,6 +52,28 @@ class Artefact:
         """Tells whether a stored posterior is over these bins of this artefact."""
         return f"{self.name}#{zlib.crc32(self.bins.edges.tobytes()):08x}"
 
+    @property
+    def classifiers(self) -> list[Classifier]:
+        """Of rows as they are, and of projected ones."""
+        return [self.classifier, *([self.projected.head] if self.projected else [])]
+
+    def reads(self, projection_id: str) -> bool:
+        """Whether it understands rows that went through that projection ("": none)."""
+        return not projection_id or (self.projected is not None and self.projected.id == projection_id)
+
+    def reader(self, projection_id: str) -> Classifier:
+        """The classifier of rows that went through that projection ("": none). Raises Refused."""
+        if not projection_id:
+            return self.classifier
+        if self.projected is None or self.projected.id != projection_id:
+            has = f"has {self.projected.id}" if self.projected else "has none"
+            raise Refused(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"open.projection: rows come projected by {projection_id}, but model {self.name!r} {has}: start the "
+                f"engine again, or serve the artefact with {projection_id} as {self.name!r}",
+            )
+        return self.projected.head
+
 
 def load(folder: Path, *, threads: int = 1, int8: bool = True) -> Artefact:
     """Reads and checks manifest, hashes, shapes and the canary; on a CPU the classifier is the one in eight bits where
@@ -56,12 +83,14 @@ def load(folder: Path, *, threads: int = 1, int8: bool = True) -> Artefact:
         model = _graph(folder / "model.onnx", manifest.files.model, threads)
         # Small runs (0.6 ms for 64 tokens on one core), which nothing binds: the GPU is left to the classifier.
         prompt = _graph(folder / "prompt.onnx", manifest.files.prompt, threads, providers=[CPU])
-        _check_layout(manifest, model, prompt)
+        _check_layout("model.onnx", model, _states_inputs(manifest.dim), manifest)
+        _check_layout("prompt.onnx", prompt, prompt_stage.graph_inputs(manifest.prompt_stage), manifest)
         classifier = Classifier(model)
         _check_canary(manifest, classifier, manifest.canary.probabilities, CANARY_TOLERANCE)
         if int8 and not model.on_cuda:
             classifier = _in_eight_bits(folder, manifest, threads) or classifier
-        artefact = _assemble(manifest, classifier, prompt, _tokenizers(folder, manifest))
+        cut = _projected(folder, manifest, threads)
+        artefact = _assemble(manifest, classifier, prompt, _tokenizers(folder, manifest), cut)
         prompt_stage.check(manifest.prompt_stage, artefact.prompt)
     except ValidationError as error:
         raise ArtefactError(f"{folder}: {MANIFEST}: {_first_problem(error)}") from error
@@ -89,6 +118,19 @@ def _in_eight_bits(folder: Path, manifest: Manifest, threads: int) -> Classifier
     return classifier
 
 
+def _projected(folder: Path, manifest: Manifest, threads: int) -> Projected | None:
+    """What reads projected rows, where the artefact has it; the rows of the canary, projected, must give the same."""
+    files = manifest.files
+    if files.projection is None or files.head is None:
+        return None
+    content = _content(folder / "projection.npz", files.projection)
+    head = _graph(folder / "head.onnx", files.head, threads)
+    _check_layout("head.onnx", head, _states_inputs(manifest.projected_dim), manifest)
+    found = projected.assemble(content, head, manifest.dim)
+    _check_canary(manifest, found.head, manifest.canary.probabilities, CANARY_TOLERANCE, found.project)
+    return found
+
+
 def _graph(path: Path, sha256: str, threads: int, *, providers: Sequence[str] = ()) -> Graph:
     return load_graph(path, _content(path, sha256), threads=threads, providers=providers)
 
@@ -109,17 +151,16 @@ def _content(path: Path, sha256: str) -> bytes:
     return content
 
 
-def _check_layout(manifest: Manifest, model: Graph, prompt: Graph) -> None:
-    expected: dict[str, dict[str, tuple[str, list[Any]]]] = {
-        "model.onnx": {"hidden": ("tensor(float16)", [manifest.dim]), "age": ("tensor(float)", [])},
-        "prompt.onnx": prompt_stage.graph_inputs(manifest.prompt_stage),
-    }
-    for (file, inputs), graph in zip(expected.items(), (model, prompt), strict=True):
-        actual = {name: (kind, _lengths(shape)) for name, (kind, shape) in graph.inputs.items()}
-        if actual != inputs:
-            raise ValueError(f"{file}: inputs are {actual}, the manifest means {inputs}")
-        if graph.bins != len(manifest.edges):
-            raise ValueError(f"{file}: {graph.bins} bins, the manifest has {len(manifest.edges)} edges")
+def _check_layout(file: str, graph: Graph, inputs: Mapping[str, Any], manifest: Manifest) -> None:
+    actual = {name: (kind, _lengths(shape)) for name, (kind, shape) in graph.inputs.items()}
+    if actual != inputs:
+        raise ValueError(f"{file}: inputs are {actual}, the manifest means {inputs}")
+    if graph.bins != len(manifest.edges):
+        raise ValueError(f"{file}: {graph.bins} bins, the manifest has {len(manifest.edges)} edges")
+
+
+def _states_inputs(dim: int | None) -> dict[str, tuple[str, list[int | None]]]:
+    return {"hidden": ("tensor(float16)", [dim]), "age": ("tensor(float)", [])}
 
 
 def _lengths(shape: list[Any]) -> list[int | None]:
@@ -127,7 +168,13 @@ def _lengths(shape: list[Any]) -> list[int | None]:
     return [size if isinstance(size, int) else None for size in shape[1:]]
 
 
-def _assemble(manifest: Manifest, classifier: Classifier, prompt: Graph, tokenizers: Mapping[str, bytes]) -> Artefact:
+def _assemble(
+    manifest: Manifest,
+    classifier: Classifier,
+    prompt: Graph,
+    tokenizers: Mapping[str, bytes],
+    cut: Projected | None,
+) -> Artefact:
     return Artefact(
         manifest=manifest,
         bins=Bins(np.array(manifest.edges), np.array(manifest.representatives)),
@@ -135,22 +182,28 @@ def _assemble(manifest: Manifest, classifier: Classifier, prompt: Graph, tokeniz
         evidence=Evidence(np.array(manifest.prior), manifest.tau, manifest.floor, manifest.forgetting),
         classifier=classifier,
         prompt=prompt_stage.build(manifest.prompt_stage, prompt, tokenizers),
+        projected=cut,
     )
 
 
 def _check_canary(
-    manifest: Manifest, classifier: Classifier, probabilities: Sequence[Sequence[float]], tolerance: float
+    manifest: Manifest,
+    classifier: Classifier,
+    probabilities: Sequence[Sequence[float]],
+    tolerance: float,
+    project: Projection | None = None,
 ) -> None:
     canary = manifest.canary
     rng = np.random.default_rng(canary.hidden_seed)
     hidden = rng.standard_normal((canary.rows, manifest.dim)).astype(np.float16)
-    actual = classifier(hidden, np.array(canary.ages))
+    actual = classifier(hidden if project is None else project(hidden), np.array(canary.ages))
     expected = np.array(probabilities)
     if expected.shape != actual.shape:
         raise ValueError(f"canary.probabilities: shape {expected.shape} instead of {actual.shape}")
     error = float(np.abs(actual - expected).max())
     if not error <= tolerance:
-        raise ValueError(f"canary: probabilities are off by {error:.4f} (limit {tolerance})")
+        which = "canary" if project is None else "canary, projected"
+        raise ValueError(f"{which}: probabilities are off by {error:.4f} (limit {tolerance})")
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -59,15 +59,24 @@ class Canary:
         self._rng = np.random.default_rng(seed)
         self._serving: _Trial | None = None
         self._state = ""
+        self._unreadable: set[str] = set()  # engines of which this was said
         self._log = structlog.get_logger("canary")
 
-    def artefact_for(self, engine_id: str, asked: str) -> Artefact:
-        """The artefact that was asked for by name, else the canary or the stable one. Raises Refused (NOT_FOUND)."""
+    def artefact_for(self, engine_id: str, asked: str, projection: str = "") -> Artefact:
+        """The artefact that was asked for by name, else the canary or the stable one. Raises Refused (NOT_FOUND).
+
+        An engine whose rows went through a `projection` that the canary does not read keeps the stable one.
+        """
         stable = self._catalogue.get(asked)
         trial = self._serving
         if asked or trial is None or trial.stable is not stable:
             return stable
-        return trial.canary if in_share(engine_id, self._settings.name, self._settings.share) else stable
+        if not in_share(engine_id, self._settings.name, self._settings.share):
+            return stable
+        if not trial.canary.reads(projection):
+            self._tell_unreadable(engine_id)
+            return stable
+        return trial.canary
 
     async def refresh(self) -> None:
         """Finds out what becomes of the canary: after the catalogue changed, and now and then for other replicas'
@@ -128,6 +137,12 @@ class Canary:
         self._serving = None
         if self._tell("returned", stable=trial.stable.name, worse=worse):
             metrics.CANARY_RETURNS.labels(self._settings.name).inc()
+
+    def _tell_unreadable(self, engine_id: str) -> None:
+        if engine_id not in self._unreadable:
+            self._unreadable.add(engine_id)
+            text = "not for the canary: another artefact projected what the engine sends (`--rows hidden` would do)"
+            self._log.warning(text, engine_id=engine_id, canary=self._settings.name)
 
     def _tell(self, state: str, **more: object) -> bool:
         """Whether that is news."""

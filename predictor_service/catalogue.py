@@ -90,7 +90,7 @@ class Catalogue:
     @property
     def degraded(self) -> str:
         """Which models serve slower than they did, and why."""
-        found = [(name, self._artefacts[name].classifier) for name in self.names]
+        found = [(name, model) for name in self.names for model in self._artefacts[name].classifiers]
         return "; ".join(f"degraded: {name}: {model.device}" for name, model in found if model.degraded)
 
     def _artefact_folders(self) -> list[Path]:

@@ -79,12 +79,18 @@ class Classifier:
             self._bind()
 
     @property
+    def dim(self) -> int:
+        """Values of a row."""
+        _, (_, dim) = self._graph.inputs["hidden"]
+        return int(dim)
+
+    @property
     def degraded(self) -> bool:
         """Whether CUDA failed while it served."""
         return self._instead is not None
 
     def __call__(self, hidden: Matrix | Sequence[Matrix], ages: Matrix) -> Array:
-        """p [N, bins] for tapped layers [N, dim] (cast to float16) and ages [N] in tokens.
+        """p [N, bins] for tapped layers or projected rows [N, dim] (cast to float16) and ages [N] in tokens.
 
         Rows may lie in several matrices, whose order is theirs: no copy is made to join them before they are
         where the graph reads them.
@@ -124,8 +130,7 @@ class Classifier:
             self.device = f"cuda, not bound: probabilities differ by {difference:.4f}"
 
     def _difference(self, bound: BoundRun, seed: int) -> float:
-        _, (_, dim) = self._graph.inputs["hidden"]
-        hidden = [np.random.default_rng(seed).standard_normal((3, dim)).astype(np.float16)]
+        hidden = [np.random.default_rng(seed).standard_normal((3, self.dim)).astype(np.float16)]
         ages = np.arange(3)
         return float(np.abs(bound(hidden, ages) - _plain(self._graph, hidden, ages)).max())
 

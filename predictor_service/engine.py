@@ -19,6 +19,7 @@ from predictor_service.store import Claim
 from predictor_service.switching import switched
 from predictor_service.writer import Writer
 from sidecar.errors import Refused
+from sidecar.tracing import Span
 from trail.v1 import predictor_pb2
 
 # Up to here the models take less time than handing the work to a thread and back.
@@ -56,7 +57,12 @@ class Engine:
         self._turn = asyncio.Lock()
 
     async def open(
-        self, stream: Stream, writer: Writer, artefact: Artefact, declared: Sequence[Declaration]
+        self,
+        stream: Stream,
+        writer: Writer,
+        artefact: Artefact,
+        declared: Sequence[Declaration],
+        projection: str = "",
     ) -> tuple[predictor_pb2.StepPredictions, int]:
         """Takes the engine from whoever held it; predictions of all requests, and how many were stored."""
         if self.stream is not None:
@@ -72,7 +78,7 @@ class Engine:
             self.session, self.writer, self._incarnation = session, writer, writer.epoch.incarnation
             if self._recorder is not None:
                 layers = tuple(artefact.manifest.layers)
-                origin = Origin(self.engine_id, self._incarnation, artefact.name, layers)
+                origin = Origin(self.engine_id, self._incarnation, artefact.name, layers, projection)
                 self._recorder.open(origin, declared)
             message = await writer.commit(opened)
         if writer.stranded:
@@ -80,8 +86,8 @@ class Engine:
             stream.end(STORE_IS_BACK)
         return message, restored
 
-    async def step(self, stream: Stream, step: Step) -> predictor_pb2.StepPredictions:
-        """One engine step. Raises Refused (ABORTED) when the stream does not hold the engine any more."""
+    async def step(self, stream: Stream, step: Step, span: Span | None = None) -> predictor_pb2.StepPredictions:
+        """One engine step; `span` where it is traced. Raises Refused (ABORTED) when the stream does not hold the engine any more."""
         arrived = time.perf_counter()
         async with self._turn:
             session, writer = self._held(stream)
@@ -91,8 +97,8 @@ class Engine:
             if self._recorder is not None and fresh:
                 self._recorder.step(self.engine_id, step)
             computed = time.perf_counter()
-            message = await writer.commit(applied)
-        _measure(step, applied, writer.degraded, (arrived, begun, computed, time.perf_counter()))
+            message = await writer.commit(applied, span.traceparent if span is not None else "")
+        _measure(step, applied, writer.degraded, (arrived, begun, computed, time.perf_counter()), span)
         return message
 
     async def put(self, request_id: str, output_tokens: float, standard_error_tokens: float) -> bool:
@@ -174,11 +180,19 @@ async def compute(work: Callable[[], T], rows: int) -> T:
         raise
 
 
-def _measure(step: Step, applied: Applied, degraded: bool, times: tuple[float, float, float, float]) -> None:
+def _measure(
+    step: Step, applied: Applied, degraded: bool, times: tuple[float, float, float, float], span: Span | None
+) -> None:
     metrics.STEPS.inc()
     metrics.ROWS.inc(step.rows)
     metrics.DEGRADED_STEPS.inc(int(degraded))
     for problem in applied.predictions.problems:
         metrics.ROW_ERRORS.labels(problem.status.name.lower()).inc()
-    for part, begin, end in zip(("queue", "compute", "store"), times, times[1:], strict=False):
-        metrics.STEP_SECONDS.labels(part).observe(end - begin)
+    parts = list(zip(("queue", "compute", "store"), times, times[1:], strict=False))
+    if applied.model_run is not None:
+        begun, ended = applied.model_run
+        parts += [("model", begun, ended), ("posterior", ended, times[2])]
+    for part, begun, ended in parts:
+        metrics.STEP_SECONDS.labels(part).observe(ended - begun)
+        if span is not None:
+            span.child(part, begun).end(ended)

@@ -19,6 +19,9 @@ class Files(BaseModel):
     prompt: Sha256 = Field(alias="prompt.onnx")
     # Says nearly the same as model.onnx, and faster on a CPU; artefacts made before there was one do without.
     model_int8: Sha256 | None = Field(default=None, alias="model.int8.onnx")
+    # model.onnx cut behind its first product: what engines may do by themselves, and the rest. Both or neither.
+    projection: Sha256 | None = Field(default=None, alias="projection.npz")
+    head: Sha256 | None = Field(default=None, alias="head.onnx")
     # Of the prompt kind text only.
     llm_tokenizer: Sha256 | None = Field(default=None, alias="llm_tokenizer.json")
     prompt_tokenizer: Sha256 | None = Field(default=None, alias="prompt_tokenizer.json")
@@ -47,6 +50,8 @@ class Manifest(BaseModel):
     hidden_size: int = Field(ge=1)
     dim: int = Field(ge=1)
     dtype: Literal["float16"]
+    # Values of a projected row, where rows may come projected.
+    projected_dim: int | None = Field(default=None, ge=1)
     edges: list[FiniteFloat] = Field(min_length=2, max_length=1024)
     representatives: list[FiniteFloat]
     rates: list[Rate]
@@ -85,6 +90,8 @@ class Manifest(BaseModel):
         self._inside_bins()
         if (self.files.model_int8 is None) != (self.canary.int8 is None):
             raise ValueError("canary.int8: must be given if files names model.int8.onnx, and only then")
+        if len({self.files.projection is None, self.files.head is None, self.projected_dim is None}) > 1:
+            raise ValueError("projected_dim: projection.npz, head.onnx and this must be given together")
         if len(self.canary.ages) != self.canary.rows:
             raise ValueError(f"canary.ages: {len(self.canary.ages)} entries for {self.canary.rows} rows")
         return self

@@ -87,14 +87,18 @@ class Recorder:
         return self._active
 
     def open(self, origin: Origin, declared: Sequence[Declaration]) -> None:
-        """A stream of the engine begins; exactly ``declared`` live."""
-        if self._active:
+        """A stream of the engine begins; exactly ``declared`` live. Projected rows teach nothing and are left out."""
+        if origin.projection:
+            self.end(origin.engine_id)
+            text = "not recorded: the engine sends projected rows; start it with `trail serve --rows hidden`"
+            self._log.warning(text, engine_id=origin.engine_id)
+        elif self._active:
             self._gaps.discard(origin.engine_id)
             self._queue.put_nowait(_Opened(origin, declared))
 
     def step(self, engine_id: str, step: Step) -> None:
         """A step that was applied; dropped where the thread is too far behind."""
-        if not self._active:
+        if not self._active or step.projection:
             return
         size_bytes = step.prompts.hidden.nbytes + step.decodes.hidden.nbytes + declared_bytes(step.declared)
         if self._queued_bytes - self._handled_bytes + size_bytes > self._settings.queue_bytes:

@@ -24,6 +24,8 @@ class Origin:
     incarnation: int
     model: str
     layers: tuple[int, ...]
+    projection: str = ""
+    """Id of what its rows went through; empty: they are the layers' values."""
 
 
 @dataclass

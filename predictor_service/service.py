@@ -1,12 +1,13 @@
 """The gRPC face of the predictor. Messages are translated by `wire`; nothing is computed here."""
 
 import asyncio
-from collections.abc import Iterable
+import time
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
 
-from predictor_service import wire
+from predictor_service import metrics, wire
 from predictor_service.artefact import Artefact
 from predictor_service.availability import Availability
 from predictor_service.canary import Canary
@@ -19,9 +20,13 @@ from predictor_service.stateless import predict
 from predictor_service.store import Store, StoreUnavailable
 from predictor_service.writer import Writer
 from sidecar.errors import InvalidField, Refused, abort
+from sidecar.tracing import Span, Tracing
 from trail.v1 import engine_pb2, predictor_pb2, predictor_pb2_grpc
 
 Context = Any
+
+# Of a file that travels in parts; gRPC's clients take messages of 4 MiB at most, unless told otherwise.
+PART_BYTES = 1 << 20
 
 
 class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
@@ -36,6 +41,7 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
         engines: Engines,
         store: Store,
         availability: Availability,
+        tracing: Tracing,
     ) -> None:
         self._settings = settings
         self._catalogue = catalogue
@@ -44,6 +50,7 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
         self._engines = engines
         self._store = store
         self._availability = availability
+        self._tracing = tracing
 
     async def StreamPredict(self, _: Any, context: Context) -> None:  # type: ignore[override]
         """Pumps messages until the client or somebody else (a newer stream, the store, SIGTERM) ends it."""
@@ -68,7 +75,7 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
         if first.WhichOneof("message") != "open":
             raise Refused(grpc.StatusCode.FAILED_PRECONDITION, "the first message must be `open`")
         engine = self._engines.admit(wire.engine_id(first.open.engine_id))
-        artefact = self._canary.artefact_for(engine.engine_id, first.open.model)
+        artefact = self._artefact_for(engine, first.open)
         await context.write(await self._open(engine, stream, artefact, first.open))
         self._journal.opened(engine.engine_id, artefact, _names(first.open.requests))
         newest = 0
@@ -76,14 +83,22 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
             if message.WhichOneof("message") != "step":
                 raise Refused(grpc.StatusCode.FAILED_PRECONDITION, "only steps may follow `open`")
             # Between two steps an engine goes over to an artefact that replaced its own.
-            artefact = self._canary.artefact_for(engine.engine_id, first.open.model)
+            artefact = self._artefact_for(engine, first.open)
+            wire.check_layout(first.open, artefact)
             self._engines.switch(engine, stream, artefact)
-            answer = await self._step(engine, stream, first.open, message.step)
+            traceparent = message.step.traceparent
+            span = self._tracing.follow("predict", traceparent) if traceparent else None
+            answer = await self._step(engine, stream, first.open, message.step, span)
             await context.write(predictor_pb2.StreamPredictResponse(predictions=answer))
+            if span is not None:
+                span.end()
             # A repeated or an old step changed nothing, so it is nothing to note.
             if message.step.step > newest:
                 newest = message.step.step
                 self._note(engine.engine_id, artefact, message.step, answer)
+
+    def _artefact_for(self, engine: Engine, opened: predictor_pb2.OpenPredict) -> Artefact:
+        return self._canary.artefact_for(engine.engine_id, opened.model, opened.projection)
 
     async def _open(
         self, engine: Engine, stream: Stream, artefact: Artefact, message: predictor_pb2.OpenPredict
@@ -92,7 +107,7 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
         wire.check_layout(message, artefact)
         declared = wire.declarations(message.requests, field="open.requests")
         writer = Writer(self._store, self._availability, engine.engine_id, message.epoch)
-        predictions, restored = await engine.open(stream, writer, artefact, declared)
+        predictions, restored = await engine.open(stream, writer, artefact, declared, message.projection)
         self._engines.measure()
         opened = predictor_pb2.PredictOpened(
             epoch=message.epoch, model=wire.model(artefact), restored=restored, predictions=predictions
@@ -105,15 +120,21 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
         stream: Stream,
         opened: predictor_pb2.OpenPredict,
         message: predictor_pb2.PredictStep,
+        span: Span | None,
     ) -> predictor_pb2.StepPredictions:
+        begun_s = time.perf_counter()
         if message.epoch != opened.epoch:
             raise Refused(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"step.epoch: {message.epoch.incarnation}:{message.epoch.counter}, "
                 f"but the stream was opened with {wire.epoch_text(opened.epoch)}",
             )
-        step = wire.step(message, dim=opened.dim, max_rows=self._settings.max_rows_per_step)
-        predictions = await engine.step(stream, step)
+        most = self._settings.max_rows_per_step
+        step = wire.step(message, dim=opened.dim, max_rows=most, projection=opened.projection)
+        metrics.STEP_SECONDS.labels("read").observe(time.perf_counter() - begun_s)
+        if span is not None:
+            span.child("read", begun_s).end()
+        predictions = await engine.step(stream, step, span)
         self._engines.measure()
         return predictions
 
@@ -177,6 +198,20 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
         except Refused as error:
             await abort(context, error)
         return predictor_pb2.GetModelResponse(model=wire.model(artefact))
+
+    async def GetProjection(
+        self, request: predictor_pb2.GetProjectionRequest, context: Context
+    ) -> AsyncIterator[predictor_pb2.GetProjectionResponse]:
+        try:
+            artefact = self._catalogue.get(request.name)
+            if artefact.projected is None:
+                text = f"model {artefact.name!r} has no projection (`trail train split` makes one)"
+                raise Refused(grpc.StatusCode.FAILED_PRECONDITION, text)
+        except Refused as error:
+            await abort(context, error)
+        content = artefact.projected.content
+        for start in range(0, len(content), PART_BYTES):
+            yield predictor_pb2.GetProjectionResponse(content=content[start : start + PART_BYTES])
 
     async def ListModels(
         self, request: predictor_pb2.ListModelsRequest, context: Context

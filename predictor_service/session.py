@@ -1,5 +1,7 @@
-"""One engine's posteriors and how a step changes them. Pure computation: no I/O, no clock."""
+"""One engine's posteriors and how a step changes them. Pure computation: no I/O, and a clock only to
+time the classifier."""
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 
 import grpc
@@ -7,6 +9,7 @@ import numpy as np
 
 from predictor_service.artefact import Artefact
 from predictor_service.bins import Array
+from predictor_service.classifier import Classifier
 from predictor_service.requests import Requests
 from predictor_service.selection import Selection, decode_rows, not_finite, prompt_rows
 from predictor_service.step import Ages, Applied, Declaration, Record, RowProblem, Stage, Step
@@ -22,6 +25,7 @@ class EngineSession:
         self._max_requests = max_requests
         self._last_step = 0
         self._put_since_last_step: set[int] = set()
+        self._model_run: tuple[float, float] | None = None
 
     def open(self, declared: Sequence[Declaration], stored: Mapping[str, Record]) -> tuple[Applied, int]:
         """Begins a stream: exactly the declared requests live on.
@@ -52,18 +56,21 @@ class EngineSession:
         """Declares, refines and forgets as the step says. A repeated or an old step changes nothing."""
         if step.number <= self._last_step:
             return Applied(self.requests.predictions(step.number, ()))
+        reader = self.artefact.reader(step.projection)
         slots = dict.fromkeys(self._declare(step.declared, {}))
         self._last_step = step.number
+        self._model_run = None
         prompts = prompt_rows(self.requests, step.prompts)
         decodes = decode_rows(self.requests, step.decodes)
-        changed, problems = self._refine(step.number, prompts, decodes)
+        changed, problems = self._refine(step.number, reader, prompts, decodes)
         slots |= dict.fromkeys((*prompts.settled, *changed, *self._put_since_last_step))
         self._put_since_last_step.clear()
         ending = {self.requests.slot(handle) for handle in step.finished.tolist()} - {None}
         alive = [slot for slot in slots if slot not in ending]
         predictions = self.requests.predictions(step.number, alive, problems)
         records = self.requests.records(alive)
-        return Applied(predictions, records, [self._remove(slot) for slot in ending if slot is not None])
+        gone = [self._remove(slot) for slot in ending if slot is not None]
+        return Applied(predictions, records, gone, self._model_run)
 
     def put(self, request_id: str, output_tokens: float, standard_error_tokens: float) -> bool:
         """Takes a total length that someone else predicted as r0. False for a request that is not known.
@@ -154,13 +161,17 @@ class EngineSession:
         remaining = self.artefact.transition.advance(start, self.requests.age[slots])
         self.requests.set_posterior(slots, remaining)
 
-    def _refine(self, step: int, prompts: Selection, decodes: Selection) -> tuple[list[int], list[RowProblem]]:
+    def _refine(
+        self, step: int, reader: Classifier, prompts: Selection, decodes: Selection
+    ) -> tuple[list[int], list[RowProblem]]:
         """One run of the classifier; a request's prompt row counts before its decode row."""
         problems = [*prompts.problems, *decodes.problems]
         ages = np.concatenate([prompts.ages, decodes.ages])
         if len(ages) == 0:
             return [], problems
-        p = self.artefact.classifier((prompts.hidden, decodes.hidden), ages)
+        begun_s = time.perf_counter()
+        p = reader((prompts.hidden, decodes.hidden), ages)
+        self._model_run = begun_s, time.perf_counter()
         slots = np.concatenate([prompts.slots, decodes.slots])
         usable = np.isfinite(p).all(axis=1)
         problems += [not_finite(handle) for handle in self.requests.handle[slots[~usable]].tolist()]

@@ -44,7 +44,7 @@ class Declaration:
 
 @dataclass(frozen=True)
 class Rows:
-    """Hidden states [N, dim] of the requests `handles` [N] at `ages` [N] tokens."""
+    """Hidden states [N, dim], as they are or projected, of the requests `handles` [N] at `ages` [N] tokens."""
 
     handles: Handles
     ages: Ages
@@ -61,6 +61,8 @@ class Step:
     prompts: Rows
     decodes: Rows
     finished: Handles
+    projection: str = ""
+    """Id of what the rows went through; empty: they are the layers' values."""
 
     @property
     def rows(self) -> int:
@@ -136,8 +138,10 @@ class Records:
 
 @dataclass(frozen=True)
 class Applied:
-    """What a step did: predictions to send, records to store (None: none), request ids to delete."""
+    """What a step did: predictions to send, records to store (None: none), request ids to delete, and when the
+    classifier began and ended (seconds of `time.perf_counter`; None: it did not run)."""
 
     predictions: Predictions
     records: Records | None = None
     gone: list[str] = field(default_factory=list)
+    model_run: tuple[float, float] | None = None

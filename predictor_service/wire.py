@@ -31,9 +31,13 @@ def epoch_text(epoch: engine_pb2.Epoch) -> str:
 
 
 def check_layout(message: predictor_pb2.OpenPredict, artefact: Artefact) -> None:
-    """Whether the vectors that a stream announces suit the model; any float dtype does."""
-    if message.dim != artefact.manifest.dim:
-        raise InvalidField("open.dim", f"{message.dim}", limit=f"{artefact.manifest.dim} of model {artefact.name}")
+    """Whether the vectors that a stream announces suit the model; any float dtype does.
+
+    Raises InvalidField, or Refused where they are projected and the model does not read that.
+    """
+    dim = artefact.reader(message.projection).dim
+    if message.dim != dim:
+        raise InvalidField("open.dim", f"{message.dim}", limit=f"{dim} of model {artefact.name}")
     if message.dtype not in (
         engine_pb2.DTYPE_FLOAT16,
         engine_pb2.DTYPE_BFLOAT16,
@@ -53,8 +57,8 @@ def declarations(messages: Iterable[engine_pb2.RequestDeclaration], *, field: st
     return tuple(_declaration(message, f"{field}[{i}]") for i, message in enumerate(messages))
 
 
-def step(message: predictor_pb2.PredictStep, *, dim: int, max_rows: int) -> Step:
-    """A step whose vectors have `dim` columns. Raises InvalidField."""
+def step(message: predictor_pb2.PredictStep, *, dim: int, max_rows: int, projection: str = "") -> Step:
+    """A step whose vectors have `dim` columns and went through `projection`. Raises InvalidField."""
     rows = len(message.prompts.handles) + len(message.decodes.handles)
     if rows > max_rows:
         raise InvalidField("step", f"{rows} rows", limit=f"max_rows_per_step {max_rows}")
@@ -64,6 +68,7 @@ def step(message: predictor_pb2.PredictStep, *, dim: int, max_rows: int) -> Step
         prompts=_prompts(message.prompts, dim),
         decodes=_decodes(message.decodes, dim),
         finished=np.array(message.finished, dtype=np.uint64),
+        projection=projection,
     )
 
 
@@ -95,7 +100,7 @@ def predictions(
 
 
 def model(artefact: Artefact) -> predictor_pb2.Model:
-    manifest = artefact.manifest
+    manifest, cut = artefact.manifest, artefact.projected
     return predictor_pb2.Model(
         name=manifest.name,
         served_model=manifest.served_model,
@@ -105,6 +110,7 @@ def model(artefact: Artefact) -> predictor_pb2.Model:
         bin_edges=manifest.edges,
         bin_representatives=manifest.representatives,
         sha256=manifest.files.model,
+        projection=None if cut is None else predictor_pb2.Projection(id=cut.id, dim=cut.project.dim),
     )
 
 

@@ -10,7 +10,10 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from sidecar.projection import Projection
+
 EDGES = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256]
+WIDTH = 12
 VOCABULARY, UNKNOWN = 20, "[UNK]"
 PREFIX, SUFFIX = [3, 4], [8, 9]
 REPRESENTATIVES = [0.5, 1.5, 3, 6, 12, 24, 48, 96, 190, 400]
@@ -24,17 +27,20 @@ def make(
     hidden_size: int = 16,
     prompt_buckets: int = 8,
     prompt_kind: str = "counts",
+    projected: bool = False,
     seed: int = 0,
 ) -> Path:
     """Writes an artefact into `folder` (made if need be) and returns it. Ten log-spaced bins.
 
+    With `projected` engines may send rows of WIDTH values, which say the same.
     The prompt kind `counts` is written in the old form, without a section of its own. `text` needs `tokenizers`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     dim = len(layers) * hidden_size
+    states = _state_model(rng, dim)
     contents = {
-        "model.onnx": _state_model(rng, dim).SerializeToString(),
+        "model.onnx": states.SerializeToString(),
         "prompt.onnx": _prompt_model(rng, prompt_buckets + 1).SerializeToString(),
     }
     prompt: dict[str, Any] = {"prompt_buckets": prompt_buckets}
@@ -42,6 +48,8 @@ def make(
         sequence = _sequence_model(rng).SerializeToString()
         contents |= {"prompt.onnx": sequence, **(_tokenizers() if prompt_kind == "text" else {})}
         prompt = {"prompt": _sequence_section(prompt_kind, sequence)}
+    if projected:
+        contents |= _projected(states)
     for file, content in contents.items():
         (folder / file).write_bytes(content)
     manifest = {
@@ -52,6 +60,7 @@ def make(
         "hidden_size": hidden_size,
         "dim": dim,
         "dtype": "float16",
+        "projected_dim": WIDTH if projected else None,
         "edges": EDGES,
         "representatives": REPRESENTATIVES,
         "rates": [*(1.0 / np.diff(EDGES)), 1.0 / 144.0],
@@ -102,11 +111,33 @@ def _state_model(rng: np.random.Generator, dim: int) -> onnx.ModelProto:
         "last_axis": np.array([1], dtype=np.int64),
         "age_scale": np.array([0.01], dtype=np.float32),
     }
-    inputs = [
+    return _mlp(rng, _states_inputs(dim), nodes, constants, dim + 1)
+
+
+def _projected(states: onnx.ModelProto) -> dict[str, bytes]:
+    """The network of `states` cut behind its first product."""
+    weights = {each.name: numpy_helper.to_array(each) for each in states.graph.initializer}
+    first = weights["w1"]
+    plain, shift = np.ones(len(first) - 1, np.float32), np.zeros(len(first) - 1, np.float32)
+    projection = Projection(shift, plain, np.array(65504, np.float32), first[:-1].astype(np.float16))
+    nodes = [
+        helper.make_node("Cast", ["hidden"], ["hidden32"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["age", "last_axis"], ["age_column"]),
+        helper.make_node("MatMul", ["age_column", "age_weight"], ["past"]),
+        helper.make_node("Add", ["hidden32", "past"], ["h"]),
+        *_HEAD,
+    ]
+    constants = {name: weights[name] for name in ("last_axis", "w2")}
+    constants["age_weight"] = weights["age_scale"] * first[-1:]
+    head = _model(_states_inputs(WIDTH), nodes, constants)
+    return {"projection.npz": projection.pack(), "head.onnx": head.SerializeToString()}
+
+
+def _states_inputs(dim: int) -> list[onnx.ValueInfoProto]:
+    return [
         helper.make_tensor_value_info("hidden", TensorProto.FLOAT16, ["n", dim]),
         helper.make_tensor_value_info("age", TensorProto.FLOAT, ["n"]),
     ]
-    return _mlp(rng, inputs, nodes, constants, dim + 1)
 
 
 def _prompt_model(rng: np.random.Generator, width: int) -> onnx.ModelProto:
@@ -184,18 +215,23 @@ def _mlp(
     width: int,
 ) -> onnx.ModelProto:
     """`input` [n, width] through one hidden layer to `probabilities` [n, bins]."""
-    weights = constants | {
-        "w1": rng.standard_normal((width, 12)).astype(np.float32) / np.float32(np.sqrt(width)),
-        "w2": rng.standard_normal((12, len(EDGES))).astype(np.float32),
-    }
-    nodes = [
-        *nodes,
-        helper.make_node("MatMul", ["input", "w1"], ["h"]),
-        helper.make_node("Relu", ["h"], ["a"]),
-        helper.make_node("MatMul", ["a", "w2"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
-    ]
+    # Of halves, as trained ones are.
+    first = (rng.standard_normal((width, WIDTH)) / np.sqrt(width)).astype(np.float16).astype(np.float32)
+    weights = constants | {"w1": first, "w2": rng.standard_normal((WIDTH, len(EDGES))).astype(np.float32)}
+    return _model(inputs, [*nodes, helper.make_node("MatMul", ["input", "w1"], ["h"]), *_HEAD], weights)
+
+
+_HEAD = [
+    helper.make_node("Relu", ["h"], ["a"]),
+    helper.make_node("MatMul", ["a", "w2"], ["logits"]),
+    helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+]
+
+
+def _model(
+    inputs: list[onnx.ValueInfoProto], nodes: list[onnx.NodeProto], constants: dict[str, Any]
+) -> onnx.ModelProto:
     output = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", len(EDGES)])
-    initialisers = [numpy_helper.from_array(value, key) for key, value in weights.items()]
+    initialisers = [numpy_helper.from_array(value, key) for key, value in constants.items()]
     graph = helper.make_graph(nodes, "tiny", inputs, [output], initialisers)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)

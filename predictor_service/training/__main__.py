@@ -240,6 +240,16 @@ def artefact(
         console.print(f"wrote {path}", highlight=False)
 
 
+@app.command()
+def split(artefact: Annotated[Path, typer.Argument(help="Folder of a written artefact.")]) -> None:
+    """Gives an artefact the files for projected rows, which `artefact` writes since there are such rows."""
+    from predictor_service.training.split import split as cut
+
+    with _clear_errors():
+        projection = cut(artefact)
+    console.print(f"wrote projection {projection} to {artefact}", highlight=False)
+
+
 def _part(text: str) -> tuple[int, int]:
     """(2, 3) of "2/3"."""
     number, _, of = text.partition("/")

@@ -1,4 +1,4 @@
-"""Writes a model artefact: two ONNX graphs and the manifest that the service checks them against."""
+"""Writes a model artefact: its ONNX graphs and the manifest that the service checks them against."""
 
 import hashlib
 import json
@@ -17,13 +17,16 @@ from onnx import TensorProto, helper, numpy_helper
 from predictor_service.artefact import CANARY_TOLERANCE
 from predictor_service.training.networks import Array, Dense
 from predictor_service.training.refinement import Refinement
+from sidecar.projection import Projection
 
 OPSET = 17
+LIMIT = 10.0
+"""Standard deviations at which networks cut what they read."""
 CANARY_SEED, CANARY_AGES = 20, (0.0, 100.0)
 INT8_LIMIT = 6.0
 """Standard deviations from the mean; what lies beyond is cut."""
-INT8_ROWS, INT8_DIFFERENCE = 64, 0.05
-"""Rows on which the graph in eight bits is compared, and how far a probability may lie from float32's."""
+COMPARED_ROWS, INT8_DIFFERENCE = 64, 0.05
+"""Rows on which graphs are compared, and how far a probability in eight bits may lie from float32's."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,16 @@ class _Graph:
         self.layers(self.node("MatMul", x, self.halved("weight0", dense.layers[0][0]), name="product0"), dense)
 
     def limits(self) -> list[str]:
-        return [self.constant(n, np.array(v, dtype=np.float32)) for n, v in (("lowest", -10), ("highest", 10))]
+        named = (("lowest", -LIMIT), ("highest", LIMIT))
+        return [self.constant(name, np.array(value, dtype=np.float32)) for name, value in named]
+
+    def age_product(self, dense: Dense) -> str:
+        """What the age, the last of the features, adds to the first product."""
+        mean, scale, weight = dense.mean[-1:], dense.scale[-1:], dense.layers[0][0][-1:]
+        past = self.node("Sub", self.age_column(), self.constant("age.mean", mean), name="age.centred")
+        past = self.node("Mul", past, self.constant("age.scale", scale), name="age.scaled")
+        past = self.node("Clip", past, *self.limits(), name="age.clipped")
+        return self.node("MatMul", past, self.halved("age.weight", weight), name="age.product")
 
     def layers(self, product: str, dense: Dense) -> None:
         """All that follows the first product."""
@@ -129,12 +141,22 @@ def states_graph_int8(dense: Dense) -> onnx.ModelProto:
     integers = graph.node("MatMulInteger", values, bytes_, zero, name="integers")
     real = graph.node("Cast", integers, name="integers.wide", to=TensorProto.FLOAT)
     product = graph.node("Mul", real, graph.constant("scales", (scales * step).astype(np.float32)), name="product")
-    past = graph.node("Sub", graph.age_column(), graph.constant("age.mean", dense.mean[dim:]), name="age.centred")
-    past = graph.node("Mul", past, graph.constant("age.scale", dense.scale[dim:]), name="age.scaled")
-    past = graph.node("Clip", past, *graph.limits(), name="age.clipped")
-    past = graph.node("MatMul", past, graph.halved("age.weight", weight[dim:]), name="age.product")
-    graph.layers(graph.node("Add", product, past, name="product0"), dense)
+    graph.layers(graph.node("Add", product, graph.age_product(dense), name="product0"), dense)
     return graph.model(_states_inputs(dim), len(dense.layers[-1][1]))
+
+
+def projection_of(dense: Dense) -> Projection:
+    """The network up to its first product, without the age: what an engine can do by itself."""
+    limit, weight = np.array(LIMIT, dtype=np.float32), dense.layers[0][0][:-1]
+    return Projection(dense.mean[:-1], dense.scale[:-1], limit, weight.astype(np.float16))
+
+
+def head_graph(dense: Dense) -> onnx.ModelProto:
+    """The rest: projected rows `hidden` float16 [N, P] and age float32 [N] -> probabilities float32 [N, bins]."""
+    graph = _Graph()
+    wide = graph.node("Cast", "hidden", name="hidden.wide", to=TensorProto.FLOAT)
+    graph.layers(graph.node("Add", wide, graph.age_product(dense), name="product0"), dense)
+    return graph.model(_states_inputs(dense.layers[0][0].shape[1]), len(dense.layers[-1][1]))
 
 
 def _states_inputs(dim: int) -> list[onnx.ValueInfoProto]:
@@ -179,6 +201,8 @@ def write(artefact: Artefact, folder: Path) -> None:
     if _agree_in_eight_bits(artefact.states, states, int8):
         files["model.int8.onnx"] = int8.SerializeToString()
         eight_bits = {"int8": run(int8, hidden=hidden, age=ages).astype(float).round(6).tolist()}
+    projected, files_of_it = projected_files(artefact.states)
+    files |= files_of_it
     for name, content in files.items():
         (folder / name).write_bytes(content)
     manifest = {
@@ -189,6 +213,7 @@ def write(artefact: Artefact, folder: Path) -> None:
         "hidden_size": artefact.hidden_size,
         "dim": dim,
         "dtype": "float16",
+        **projected,
         "edges": artefact.edges.tolist(),
         "representatives": artefact.representatives.round(4).tolist(),
         "rates": by.rates.round(8).tolist(),
@@ -219,14 +244,35 @@ def _agree(name: str, graph: Array, network: Array) -> None:
         raise ValueError(f"{name}: probabilities differ by {worst:.4f} from the network (limit {CANARY_TOLERANCE:g})")
 
 
+def projected_files(dense: Dense) -> tuple[dict[str, int], dict[str, bytes]]:
+    """What the manifest says of projected rows, and the files for them; nothing where float16 is too coarse."""
+    projection, head = projection_of(dense), head_graph(dense)
+    hidden, age = _rows_like(dense)
+    whole = run(states_graph(dense), hidden=hidden, age=age)
+    if _strays("head.onnx", np.abs(run(head, hidden=projection(hidden), age=age) - whole), CANARY_TOLERANCE):
+        return {}, {}
+    files = {"projection.npz": projection.pack(), "head.onnx": head.SerializeToString()}
+    return {"projected_dim": projection.dim}, files
+
+
 def _agree_in_eight_bits(dense: Dense, states: onnx.ModelProto, int8: onnx.ModelProto) -> bool:
     """Whether both graphs say the same of rows like those that were learnt from; says so if not."""
+    hidden, age = _rows_like(dense)
+    difference = np.abs(run(states, hidden=hidden, age=age) - run(int8, hidden=hidden, age=age))
+    return not _strays("model.int8.onnx", difference, INT8_DIFFERENCE)
+
+
+def _rows_like(dense: Dense) -> tuple[NDArray[np.float16], Array]:
+    """Hidden states and ages like those that a network has learnt from."""
     rng = np.random.default_rng(CANARY_SEED)
-    standard = rng.standard_normal((INT8_ROWS, len(dense.mean) - 1))
+    standard = rng.standard_normal((COMPARED_ROWS, len(dense.mean) - 1))
     hidden = (dense.mean[:-1] + standard / dense.scale[:-1]).astype(np.float16)
-    age = rng.integers(0, 1000, INT8_ROWS).astype(np.float32)
-    difference = np.abs(run(states, hidden=hidden, age=age) - run(int8, hidden=hidden, age=age)).max()
-    if difference > INT8_DIFFERENCE:
+    return hidden, rng.integers(0, 1000, COMPARED_ROWS).astype(np.float32)
+
+
+def _strays(name: str, difference: Array, limit: float) -> bool:
+    worst = float(difference.max())
+    if not worst <= limit:
         log = structlog.get_logger("export")
-        log.warning("written without model.int8.onnx: it strays", difference=float(difference), limit=INT8_DIFFERENCE)
-    return bool(difference <= INT8_DIFFERENCE)
+        log.warning(f"written without {name}: it strays", difference=worst, limit=limit)
+    return not worst <= limit

@@ -15,7 +15,7 @@ FIGURES = Path(__file__).parents[3] / "benchmarks" / "results" / "accuracy-smoll
 @pytest.mark.parametrize("name", ["smollm2-135m-instruct", "smollm2-135m-instruct-trail-recipe"])
 def test_a_packaged_artefact_loads_and_stays_small(name: str) -> None:
     assert load(MODELS / name).name == name
-    assert sum(file.stat().st_size for file in (MODELS / name).iterdir()) < 8e6
+    assert sum(file.stat().st_size for file in (MODELS / name).iterdir()) < 1e7
 
 
 def test_published_figures_are_of_the_packaged_artefact() -> None:
