@@ -6,9 +6,9 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -16,6 +16,8 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+
+from sidecar.tracing import needs_extra
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -51,6 +53,8 @@ class ServerSettings(BaseSettings):
     """Store: redis://host:port/db, rediss://... or unix:///path.sock."""
     redis_timeout_ms: int = Field(default=250, ge=1)
     """Milliseconds after which the store counts as gone for one command."""
+    otlp_endpoint: Annotated[str, AfterValidator(needs_extra)] = ""
+    """Collector of traces, OTLP over gRPC: http://host:4317; empty: OTEL_EXPORTER_OTLP_ENDPOINT, or none."""
 
 
 def load(settings_class: type[S], argv: Sequence[str] | None = None) -> S:

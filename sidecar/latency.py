@@ -1,0 +1,4 @@
+"""How finely latencies are counted."""
+
+BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+"""Upper edges of histogram buckets, seconds: from a message within one host to a loop that fails."""
