@@ -87,7 +87,8 @@ class Engine:
         return message, restored
 
     async def step(self, stream: Stream, step: Step, span: Span | None = None) -> predictor_pb2.StepPredictions:
-        """One engine step; `span` where it is traced. Raises Refused (ABORTED) when the stream does not hold the engine any more."""
+        """One engine step, under `span` where it is traced. Raises Refused (ABORTED) when the stream does not hold
+        the engine any more."""
         arrived = time.perf_counter()
         async with self._turn:
             session, writer = self._held(stream)

@@ -26,6 +26,7 @@ from sidecar.errors import Refused
 from sidecar.health import Health
 from sidecar.settings import load
 from sidecar.stopping import stop
+from sidecar.tracing import Tracing, exporting
 from trail.v1 import predictor_pb2, predictor_pb2_grpc
 
 MODEL = "model"
@@ -33,6 +34,11 @@ MODEL = "model"
 
 async def run(settings: PredictorSettings, *, ready: Callable[[int], None] | None = None) -> None:
     """Serves until SIGTERM or cancellation; `ready` is told the port."""
+    with exporting("trail-predictor", settings.otlp_endpoint) as tracing:
+        await _serve(settings, tracing, ready)
+
+
+async def _serve(settings: PredictorSettings, tracing: Tracing, ready: Callable[[int], None] | None) -> None:
     health = Health(MODEL, STORE)
     catalogue = Catalogue(
         settings.model_dir,
@@ -50,7 +56,7 @@ async def run(settings: PredictorSettings, *, ready: Callable[[int], None] | Non
         trial = CanarySettings(settings.canary_model, settings.canary_share, settings.canary_requests)
         canary = Canary(trial, catalogue, windows, Verdicts(client))
         follower = Follower(catalogue, journal, OutcomeReader(client), windows, Drift(windows), canary)
-        service = PredictorService(settings, catalogue, canary, journal, engines, store, availability)
+        service = PredictorService(settings, catalogue, canary, journal, engines, store, availability, tracing)
 
         def add_services(grpc_server: grpc.aio.Server) -> Sequence[str]:
             predictor_pb2_grpc.add_PredictorServiceServicer_to_server(service, grpc_server)

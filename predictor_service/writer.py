@@ -44,19 +44,22 @@ class Writer:
         except Fenced as error:
             raise self._refusal(error) from None
 
-    async def commit(self, applied: Applied) -> predictor_pb2.StepPredictions:
+    async def commit(self, applied: Applied, traceparent: str = "") -> predictor_pb2.StepPredictions:
         """Stores and publishes what a step did, and returns its predictions as they go out, flagged
-        when they could not be stored. Raises Refused (ABORTED) when another epoch owns the engine."""
+        when they could not be stored; `traceparent` is published with them. Raises Refused (ABORTED) when
+        another epoch owns the engine."""
         message = wire.predictions(applied.predictions, self.epoch)
         if applied.records or applied.gone:
-            await self._write(applied, message)
+            await self._write(applied, message, traceparent)
         message.degraded = self.degraded
         return message
 
-    async def _write(self, applied: Applied, message: predictor_pb2.StepPredictions) -> None:
+    async def _write(self, applied: Applied, message: predictor_pb2.StepPredictions, traceparent: str) -> None:
         if self.degraded:
             return
-        published = state_pb2.PublishedPredictions(epoch=self.epoch, number=self._number + 1, predictions=message)
+        published = state_pb2.PublishedPredictions(
+            epoch=self.epoch, number=self._number + 1, predictions=message, traceparent=traceparent
+        )
         records = wire_store.pack(applied.records) if applied.records else {}
         try:
             await self._store.commit(
