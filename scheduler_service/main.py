@@ -19,6 +19,7 @@ from sidecar.redis import connect
 from sidecar.server import run, serve
 from sidecar.settings import load
 from sidecar.stopping import stop
+from sidecar.tracing import Tracing, exporting
 from trail.v1 import scheduler_pb2, scheduler_pb2_grpc
 
 _OUTCOME_FLUSH_S = 1.0
@@ -26,11 +27,16 @@ _OUTCOME_FLUSH_S = 1.0
 
 async def scheduler(settings: SchedulerSettings, ready: Callable[[int], None] | None = None) -> None:
     """Serve until told to stop; `ready` is told the port."""
+    with exporting("trail-scheduler", settings.otlp_endpoint) as tracing:
+        await _serve(settings, tracing, ready)
+
+
+async def _serve(settings: SchedulerSettings, tracing: Tracing, ready: Callable[[int], None] | None) -> None:
     redis = connect(settings.redis_url, settings.redis_timeout_ms)
     health = Health(COMPONENT)
     book = PolicyBook(settings.choice)
     outcomes = OutcomeLog(redis, settings.outcomes_max_entries)
-    sessions = Sessions(redis, book, outcomes, settings)
+    sessions = Sessions(redis, book, outcomes, settings, tracing)
 
     def add_services(server: grpc.aio.Server) -> Sequence[str]:
         scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(SchedulerServicer(sessions, book, settings), server)

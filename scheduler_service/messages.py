@@ -81,6 +81,7 @@ class Delta:
     finished: tuple[Outcome, ...] = ()
     free_kv_blocks: int = 0
     engine_steps: int = 0
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,7 @@ class PublishedMessage:
     number: int
     handles: Handles
     predictions: Predictions
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from sidecar.latency import BUCKETS_S
+
 PREFIX = "trail_scheduler"
 _FAST_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 
 PLANS = Counter(f"{PREFIX}_plans", "Plans sent.", ["engine", "policy", "predictor"])
 PLANS_WITHHELD = Counter(f"{PREFIX}_plans_withheld", "Plans not made, by reason.", ["engine", "reason"])
 PLAN_SECONDS = Histogram(f"{PREFIX}_plan_seconds", "Time to make a plan.", buckets=_FAST_S)
+STEP_TO_PLAN_SECONDS = Histogram(
+    f"{PREFIX}_step_to_plan_seconds", "From a delta to the plan by it, sent.", buckets=BUCKETS_S
+)
 PREEMPTIONS = Counter(f"{PREFIX}_preemptions_planned", "Preemptions asked for, repeats included.", ["engine"])
 FALLBACKS = Counter(
     f"{PREFIX}_fallback_ranks", "Ranks for which the predictor pairing had no value of its own.", ["engine"]

@@ -93,7 +93,9 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     async def _write(self, session: EngineSession, context: _Context) -> None:
         async with contextlib.aclosing(session.plans()) as plans:  # type: ignore[type-var]
             async for planned in plans:
-                message = wire_policy.plan(planned.plan, planned.number, planned.ttl_ms, session.epoch)
+                message = wire_policy.plan(
+                    planned.plan, planned.number, planned.ttl_ms, session.epoch, planned.traceparent
+                )
                 await context.write(scheduler_pb2.CoordinateResponse(plan=message))
 
 

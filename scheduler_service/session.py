@@ -20,6 +20,7 @@ from scheduler_service.planner import Plan
 from scheduler_service.settings import SchedulerSettings
 from scheduler_service.state import EngineState
 from sidecar.errors import Refused
+from sidecar.tracing import Span, Tracing
 from sidecar.waiting import within
 
 
@@ -30,6 +31,7 @@ class NumberedPlan:
     plan: Plan
     number: int
     ttl_ms: int
+    traceparent: str = ""
 
 
 class EngineSession:
@@ -38,7 +40,14 @@ class EngineSession:
     Raises Refused where more requests are alive than one engine may have.
     """
 
-    def __init__(self, opened: Open, book: PolicyBook, outcomes: OutcomeLog, settings: SchedulerSettings) -> None:
+    def __init__(
+        self,
+        opened: Open,
+        book: PolicyBook,
+        outcomes: OutcomeLog,
+        settings: SchedulerSettings,
+        tracing: Tracing | None = None,
+    ) -> None:
         self.engine_id, self.epoch = opened.engine_id, opened.epoch
         self._settings = settings
         self.store_connected = False
@@ -53,6 +62,10 @@ class EngineSession:
         self._answers = True
         self._ended: asyncio.Future[Refused] = asyncio.get_running_loop().create_future()
         self._number = 0
+        self._tracing = tracing or Tracing()
+        self._since_s: float | None = None
+        """When the first delta came that no plan rests on yet."""
+        self._spans: dict[str, Span] = {}
 
     def apply(self, delta: Delta) -> None:
         """Take in a delta. Raises Refused where it is another writer's or there are too many requests."""
@@ -71,7 +84,11 @@ class EngineSession:
             metrics.UNKNOWN_HANDLES.labels(self.engine_id).inc(applied.unknown_handles)
         for finished in applied.finished:
             self._outcomes.add(self.engine_id, finished, self._book.get(self.engine_id))
-        self._freshness.on_delta(applied, time.monotonic())
+        now_s = time.monotonic()
+        self._freshness.on_delta(applied, now_s)
+        self._since_s = self._since_s or now_s
+        if delta.traceparent:
+            self._spans["step"] = self._tracing.follow("step", delta.traceparent)
         self._answered.clear()
         self._changed.set()
 
@@ -80,6 +97,8 @@ class EngineSession:
         if not self._state.apply_predictions(message):
             return
         self._freshness.on_predictions()
+        if message.traceparent:
+            self._spans["plan"] = self._tracing.follow("plan", message.traceparent)
         self._answers = True
         self._answered.set()
         self._changed.set()
@@ -124,7 +143,16 @@ class EngineSession:
             self._changed.clear()
             planned = self.plan(time.monotonic())
             if planned is not None:
+                since_s, spans = self._since_s, self._spans
+                self._since_s = None
+                if spans:
+                    self._spans = {}
                 yield planned
+                # Whoever iterates has sent it by now.
+                if since_s is not None:
+                    metrics.STEP_TO_PLAN_SECONDS.observe(time.monotonic() - since_s)
+                for span in spans.values():
+                    span.end()
             await asyncio.sleep(interval_s)
 
     def plan(self, now_s: float) -> NumberedPlan | None:
@@ -146,7 +174,8 @@ class EngineSession:
         metrics.PREEMPTIONS.labels(self.engine_id).inc(len(plan.preemptions))
         metrics.PREEMPTION_LIMIT.labels(self.engine_id).set(plan.preemption_limit)
         metrics.FALLBACKS.labels(self.engine_id).inc(plan.fallbacks)
-        return NumberedPlan(plan, self._number, ttl_ms)
+        traced = self._spans.get("plan")
+        return NumberedPlan(plan, self._number, ttl_ms, traced.traceparent if traced else "")
 
     def _expects_predictions(self) -> bool:
         """Whether predictions of what was just reported are likely to come soon."""

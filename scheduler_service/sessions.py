@@ -19,16 +19,20 @@ from scheduler_service.settings import SchedulerSettings
 from scheduler_service.subscriber import PredictionSubscriber
 from sidecar.errors import Refused
 from sidecar.stopping import stop
+from sidecar.tracing import Tracing
 
 
 class Sessions:
     """Engine id to the session that holds it."""
 
-    def __init__(self, redis: Redis, book: PolicyBook, outcomes: OutcomeLog, settings: SchedulerSettings) -> None:
+    def __init__(
+        self, redis: Redis, book: PolicyBook, outcomes: OutcomeLog, settings: SchedulerSettings, tracing: Tracing
+    ) -> None:
         self._redis = redis
         self._book = book
         self._outcomes = outcomes
         self._settings = settings
+        self._tracing = tracing
         self._of_engine: dict[str, EngineSession] = {}
         self._draining = False
         self._log = structlog.get_logger("sessions")
@@ -42,7 +46,7 @@ class Sessions:
             limit = self._settings.max_engines
             text = f"open.engine_id: too many engines are connected (limit {limit})"
             raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, text, retry_after_ms=1000)
-        session = EngineSession(opened, self._book, self._outcomes, self._settings)
+        session = EngineSession(opened, self._book, self._outcomes, self._settings, self._tracing)
         self._fence(session)
         subscriber = PredictionSubscriber(self._redis, session.engine_id, session.epoch.incarnation, session)
         following = asyncio.create_task(subscriber.run())

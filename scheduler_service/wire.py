@@ -83,6 +83,7 @@ def delta(message: scheduler_pb2.StateDelta, max_rows: int) -> Delta:
         finished=tuple(_outcome(outcome) for outcome in message.finished),
         free_kv_blocks=message.free_kv_blocks,
         engine_steps=message.engine_steps,
+        traceparent=message.traceparent,
     )
 
 

@@ -53,7 +53,9 @@ def epoch(value: Epoch) -> engine_pb2.Epoch:
     return engine_pb2.Epoch(incarnation=value.incarnation, counter=value.counter)
 
 
-def plan(value: Plan, number: int, ttl_ms: int, of: Epoch | None = None) -> scheduler_pb2.EnginePlan:
+def plan(
+    value: Plan, number: int, ttl_ms: int, of: Epoch | None = None, traceparent: str = ""
+) -> scheduler_pb2.EnginePlan:
     """A plan as the contract tells it; without an epoch where no stream asked for it."""
     at_ages = np.where(value.predicted_at_ages < 0, NO_PREDICTION, value.predicted_at_ages)
     return scheduler_pb2.EnginePlan(
@@ -71,4 +73,5 @@ def plan(value: Plan, number: int, ttl_ms: int, of: Epoch | None = None) -> sche
             for each in value.preemptions
         ],
         policy=value.policy,
+        traceparent=traceparent,
     )

@@ -46,6 +46,7 @@ def published(data: bytes) -> PublishedMessage:
             r0=np.where(stages <= _PROMPT, initial, 0.0),
             r1=np.where(stages > _PROMPT, initial, 0.0),
         ),
+        message.traceparent,
     )
 
 
