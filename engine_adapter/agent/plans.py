@@ -6,6 +6,7 @@ from itertools import count
 import numpy as np
 
 from engine_adapter.agent.counters import Counters
+from engine_adapter.agent.hops import Hops
 from engine_adapter.agent.plan_book import PlanBook
 from engine_adapter.board import MAX_ENTRIES, MAX_PREEMPTIONS, BoardPlan, BoardWriter
 from trail.v1 import scheduler_pb2
@@ -14,13 +15,14 @@ from trail.v1 import scheduler_pb2
 class PlanPublisher:
     """Puts plans on the board under numbers of its own, for each stream counts its plans from the start."""
 
-    def __init__(self, board: BoardWriter, book: PlanBook, ttl_limit_ms: int, counters: Counters) -> None:
-        self._board, self._book, self._counters = board, book, counters
+    def __init__(self, board: BoardWriter, book: PlanBook, ttl_limit_ms: int, counters: Counters, hops: Hops) -> None:
+        self._board, self._book, self._counters, self._hops = board, book, counters, hops
         self._ttl_limit_ms = ttl_limit_ms
         self._numbers = count(1)
 
     def publish(self, plan: scheduler_pb2.EnginePlan) -> None:
         """Makes ``plan`` the engine's. Its life starts now. One that contradicts itself is rejected."""
+        received_s = time.perf_counter()
         self._counters.plans_received += 1
         lengths = {len(plan.handles), len(plan.ranks), len(plan.predicted_at_ages)}
         if len(lengths) > 1:
@@ -30,7 +32,8 @@ class PlanPublisher:
         ttl_ns = min(plan.ttl_ms, self._ttl_limit_ms) * 1_000_000
         handles = np.array(plan.handles[:MAX_ENTRIES], np.uint64)
         preemptions = plan.preemptions[:MAX_PREEMPTIONS]
-        self._book.add(number, handles, np.array(plan.predicted_at_ages[:MAX_ENTRIES], np.uint32))
+        at_ages = np.array(plan.predicted_at_ages[:MAX_ENTRIES], np.uint32)
+        self._book.add(number, handles, at_ages)
         self._board.publish(
             BoardPlan(
                 number=number,
@@ -42,6 +45,7 @@ class PlanPublisher:
                 beneficiaries=np.array([preemption.beneficiary for preemption in preemptions], np.uint64),
             )
         )
+        self._hops.planned(handles, at_ages, plan.traceparent, received_s)
 
     def reject(self) -> None:
         """A plan of another epoch."""

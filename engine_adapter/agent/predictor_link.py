@@ -6,6 +6,7 @@ import grpc
 
 from engine_adapter.agent.counters import Counters
 from engine_adapter.agent.epochs import EpochMint, StepNumbers
+from engine_adapter.agent.hops import Hops
 from engine_adapter.agent.link import Link
 from engine_adapter.agent.living import LivingRequests
 from engine_adapter.agent.prediction_book import PredictionBook
@@ -32,10 +33,11 @@ class PredictorLink(Link[predictor_pb2.StreamPredictRequest, predictor_pb2.Strea
         living: LivingRequests,
         book: PredictionBook,
         counters: Counters,
+        hops: Hops,
     ) -> None:
         super().__init__(settings, epochs, ready)
         self._stub: predictor_pb2_grpc.PredictorServiceAsyncStub = predictor_pb2_grpc.PredictorServiceStub(channel)
-        self._living, self._book, self._counters = living, book, counters
+        self._living, self._book, self._counters, self._hops = living, book, counters, hops
         self._steps = StepNumbers()
         self._epoch = engine_pb2.Epoch()
         self._layout: tuple[int, int] | None = None
@@ -47,6 +49,8 @@ class PredictorLink(Link[predictor_pb2.StreamPredictRequest, predictor_pb2.Strea
         """Rows of one step, of living requests only."""
         self._layout = (rows.dtype, rows.dim)
         self.outbox.rows(rows)
+        if self.connected:
+            self._hops.read(rows)
 
     def _call(self) -> _Call:
         return self._stub.StreamPredict()
@@ -62,6 +66,7 @@ class PredictorLink(Link[predictor_pb2.StreamPredictRequest, predictor_pb2.Strea
                 model=self._settings.model,
                 dtype=engine_pb2.Dtype.ValueType(dtype),
                 dim=dim,
+                projection=self._settings.projection,
                 requests=self._living.declarations(),
             )
         )
@@ -69,7 +74,8 @@ class PredictorLink(Link[predictor_pb2.StreamPredictRequest, predictor_pb2.Strea
     async def _model_layout(self) -> tuple[int, int]:
         """Before the first row, nobody here knows how the engine's rows look: believe the model."""
         response = await self._stub.GetModel(predictor_pb2.GetModelRequest(name=self._settings.model))
-        return response.model.dtype, response.model.dim
+        model = response.model
+        return model.dtype, model.projection.dim if self._settings.projection else model.dim
 
     def _opened(self, response: predictor_pb2.StreamPredictResponse) -> None:
         self._counters.predictor_streams_opened += 1
@@ -81,9 +87,12 @@ class PredictorLink(Link[predictor_pb2.StreamPredictRequest, predictor_pb2.Strea
             step.epoch.CopyFrom(self._epoch)
             step.step = self._awaited_step = self._steps.next(self.outbox.engine_step)
             self._answered.clear()
+            if traceparent := self._hops.sending():
+                step.traceparent = traceparent
             async with asyncio.timeout(self._settings.ack_timeout_ms / 1000):
                 await call.write(request)
                 await self._answered.wait()
+            self._hops.answered()
 
     def _received(self, response: predictor_pb2.StreamPredictResponse) -> None:
         predictions = response.predictions
@@ -93,6 +102,7 @@ class PredictorLink(Link[predictor_pb2.StreamPredictRequest, predictor_pb2.Strea
 
     def _closed(self) -> None:
         self.outbox.stop()
+        self._hops.cut()
 
     def _note(self, predictions: predictor_pb2.StepPredictions) -> None:
         self._counters.predictions_received += len(predictions.handles)

@@ -13,6 +13,7 @@ import structlog
 from engine_adapter.agent import channel
 from engine_adapter.agent.counters import Counters
 from engine_adapter.agent.epochs import EpochMint
+from engine_adapter.agent.hops import Hops
 from engine_adapter.agent.intake import Intake
 from engine_adapter.agent.living import LivingRequests
 from engine_adapter.agent.plan_book import PlanBook
@@ -28,6 +29,7 @@ from engine_adapter.board import BoardWriter
 from engine_adapter.paths import EVENT_RING_BYTES, ROW_RING_BYTES, EnginePaths, engine_paths
 from engine_adapter.ring import RingConsumer
 from sidecar.stopping import first_of, until_told
+from sidecar.tracing import Tracing, exporting
 
 STATISTICS_INTERVAL_S = 1.0
 
@@ -45,8 +47,12 @@ async def run(settings: AgentSettings) -> None:
     """
     paths = engine_paths(settings.engine_id, settings.shm_root)
     stop = asyncio.Event()
-    with _only_agent_of(paths.folder, settings.engine_id), until_told(stop, exit_with_parent=settings.exit_with_parent):
-        agent = Agent(settings, paths)
+    with (
+        _only_agent_of(paths.folder, settings.engine_id),
+        until_told(stop, exit_with_parent=settings.exit_with_parent),
+        exporting("trail-agent", settings.otlp_endpoint, settings.trace_ratio) as tracing,
+    ):
+        agent = Agent(settings, paths, tracing=tracing)
         try:
             await agent.serve(stop)
         finally:
@@ -56,7 +62,13 @@ async def run(settings: AgentSettings) -> None:
 class Agent:
     """One engine's agent; ``plan_book`` is for those who want to watch its plans."""
 
-    def __init__(self, settings: AgentSettings, paths: EnginePaths, plan_book: PlanBook | None = None) -> None:
+    def __init__(
+        self,
+        settings: AgentSettings,
+        paths: EnginePaths,
+        plan_book: PlanBook | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._settings, self._paths = settings, paths
         self._log = structlog.get_logger("agent")
         counters, ready = Counters(), asyncio.Event()
@@ -68,16 +80,17 @@ class Agent:
         except OSError as error:
             raise StartError(f"agent: {error}") from None
         self._epochs = EpochMint()
+        hops = Hops(settings.engine_id, tracing or Tracing())
         living = LivingRequests(settings.max_requests, counters)
         predictions, plan_book = PredictionBook(counters), plan_book or PlanBook(counters)
-        self._plans = PlanPublisher(self._board, plan_book, settings.plan_ttl_limit_ms, counters)
+        self._plans = PlanPublisher(self._board, plan_book, settings.plan_ttl_limit_ms, counters, hops)
         self._predictor_channel = channel.connect(settings.predictor_target, settings)
         self._scheduler_channel = channel.connect(settings.scheduler_target, settings)
         self._predictor = PredictorLink(
-            self._predictor_channel, settings, self._epochs, ready, living, predictions, counters
+            self._predictor_channel, settings, self._epochs, ready, living, predictions, counters, hops
         )
         self._scheduler = SchedulerLink(
-            self._scheduler_channel, settings, self._epochs, ready, living, self._plans, counters
+            self._scheduler_channel, settings, self._epochs, ready, living, self._plans, counters, hops
         )
         intake = Intake(living, self._predictor, self._scheduler, predictions, plan_book, counters)
         self._poller = Poller(
@@ -90,7 +103,7 @@ class Agent:
             restarted=self._engine_restarted,
             lost=self._reopen,
         )
-        self._statistics = Statistics(counters, plan_book, living, (self._predictor, self._scheduler))
+        self._statistics = Statistics(counters, plan_book, living, (self._predictor, self._scheduler), hops)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Runs all parts until ``stop`` is set; an exception in any of them ends the agent."""

@@ -6,6 +6,7 @@ import grpc
 
 from engine_adapter.agent.counters import Counters
 from engine_adapter.agent.epochs import EpochMint, StepNumbers
+from engine_adapter.agent.hops import Hops
 from engine_adapter.agent.link import Link
 from engine_adapter.agent.living import LivingRequests
 from engine_adapter.agent.plans import PlanPublisher
@@ -31,10 +32,11 @@ class SchedulerLink(Link[scheduler_pb2.CoordinateRequest, scheduler_pb2.Coordina
         living: LivingRequests,
         plans: PlanPublisher,
         counters: Counters,
+        hops: Hops,
     ) -> None:
         super().__init__(settings, epochs, ready)
         self._stub: scheduler_pb2_grpc.SchedulerServiceAsyncStub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
-        self._living, self._plans, self._counters = living, plans, counters
+        self._living, self._plans, self._counters, self._hops = living, plans, counters, hops
         self._steps = StepNumbers()
         self._epoch = engine_pb2.Epoch()
         self._capacity = scheduler_pb2.EngineCapacity()
@@ -72,6 +74,8 @@ class SchedulerLink(Link[scheduler_pb2.CoordinateRequest, scheduler_pb2.Coordina
         while (delta := self.outbox.take()) is not None:
             delta.epoch.CopyFrom(self._epoch)
             delta.step = self._steps.next(self.outbox.engine_step)
+            if delta.HasField("running") and (traceparent := self._hops.reporting()):
+                delta.traceparent = traceparent
             # A service that does not read is noticed here: flow control holds the write up.
             async with asyncio.timeout(self._settings.ack_timeout_ms / 1000):
                 await call.write(scheduler_pb2.CoordinateRequest(delta=delta))

@@ -1,10 +1,12 @@
 """What the agent can be told."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from sidecar.tracing import needs_extra
 
 
 class AgentSettings(BaseSettings):
@@ -26,6 +28,8 @@ class AgentSettings(BaseSettings):
     """Address of the scheduler service."""
     model: str = ""
     """Name of the predictor's model; empty: the service's default."""
+    projection: str = ""
+    """Id of the projection that the engine's rows go through, as `trail serve` tells it; empty: hidden states."""
     poll_interval_ms: float = Field(default=1.0, gt=0)
     """Milliseconds between two looks at the rings while the engine is busy."""
     idle_poll_interval_ms: float = Field(default=10.0, gt=0)
@@ -50,6 +54,10 @@ class AgentSettings(BaseSettings):
     """Address of the Prometheus endpoint."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """TCP port of the Prometheus endpoint; 0: off."""
+    trace_ratio: Annotated[float, AfterValidator(needs_extra)] = Field(default=0.0, ge=0, le=1)
+    """Share of the engine's steps that are traced to their plan, one at a time; 0: none."""
+    otlp_endpoint: str = ""
+    """Collector of traces, OTLP over gRPC: http://host:4317; empty: OTEL_EXPORTER_OTLP_ENDPOINT, or port 4317 here."""
     exit_with_parent: bool = False
     """End when standard input does: a supervisor holds its other end."""
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"

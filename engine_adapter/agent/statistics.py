@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from prometheus_client import Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from engine_adapter.agent.counters import Counters
+from engine_adapter.agent.hops import Hops
 from engine_adapter.agent.link import Link
 from engine_adapter.agent.living import LivingRequests
 from engine_adapter.agent.plan_book import PlanBook, median_of
@@ -22,13 +24,18 @@ class Statistics(Collector):
     """Reads what the parts count; nothing here runs on the hot path."""
 
     def __init__(
-        self, counters: Counters, plans: PlanBook, living: LivingRequests, links: tuple[Link[Any, Any], ...]
+        self,
+        counters: Counters,
+        plans: PlanBook,
+        living: LivingRequests,
+        links: tuple[Link[Any, Any], ...],
+        hops: Hops,
     ) -> None:
-        self._counters, self._plans, self._living, self._links = counters, plans, living, links
+        self._counters, self._plans, self._living, self._links, self._hops = counters, plans, living, links, hops
         self._started_s = time.time()
 
     def snapshot(self) -> dict[str, Any]:
-        """All numbers. ``counters`` and the histogram only rise; the derived ones are over the agent's whole life."""
+        """All numbers. ``counters`` and the histograms only rise; the derived ones are over the agent's whole life."""
         counters = self._counters
         histogram = self._plans.age_histogram
         last = int(np.flatnonzero(histogram)[-1]) if histogram.any() else -1
@@ -39,6 +46,7 @@ class Statistics(Collector):
             "counters": asdict(counters),
             "prediction_age_tokens_histogram": histogram[: last + 1].tolist(),
             "prediction_age_tokens_p50": median_of(histogram),
+            "hop_seconds": _counts(self._hops.seconds),
             "refined_share": _share(counters.refined_predictions_used, counters.predictions_used_past_first_token),
             "mean_absolute_error_tokens": _share(counters.absolute_error_tokens_sum, counters.finished_predictions),
             "living_requests": len(self._living),
@@ -68,7 +76,17 @@ class Statistics(Collector):
             "Median age of the predictions behind the plans in force",
             value=float("nan") if age is None else age,
         )
+        yield from self._hops.seconds.collect()
 
 
 def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
+
+
+def _counts(seconds: Histogram) -> dict[str, dict[str, float]]:
+    """Of each hop: how often it took at most so many seconds, and the sum of all."""
+    counts: dict[str, dict[str, float]] = {}
+    for sample in (sample for metric in seconds.collect() for sample in metric.samples):
+        if sample.name.endswith(("_bucket", "_sum")):
+            counts.setdefault(sample.labels["hop"], {})[sample.labels.get("le", "sum")] = sample.value
+    return counts

@@ -10,6 +10,7 @@ import pytest
 from engine_adapter.agent import channel
 from engine_adapter.agent.counters import Counters
 from engine_adapter.agent.epochs import EpochMint
+from engine_adapter.agent.hops import Hops
 from engine_adapter.agent.intake import Intake
 from engine_adapter.agent.living import LivingRequests
 from engine_adapter.agent.plan_book import PlanBook
@@ -23,6 +24,7 @@ from engine_adapter.bell import Bell, Ringer
 from engine_adapter.board import BoardWriter
 from engine_adapter.records import Engine
 from engine_adapter.ring import RingConsumer, RingProducer
+from sidecar.tracing import Tracing
 from tests.unit.engine_adapter.samples import arrived, finished, rows, step
 
 ENGINE = Engine(4, 100, 16, 256)
@@ -37,16 +39,16 @@ class Bench:
         self.rows = RingProducer(folder / "rows.ring", 1 << 16, Ringer(folder / "rows.bell"))
         self.counters, self.ready = Counters(), asyncio.Event()
         self.signals: list[str] = []
-        settings, epochs = AgentSettings(), EpochMint()
+        settings, epochs, hops = AgentSettings(), EpochMint(), Hops("engine", Tracing())
         self.living = LivingRequests(settings.max_requests, self.counters)
         predictions, plans = PredictionBook(self.counters), PlanBook(self.counters)
-        publisher = PlanPublisher(BoardWriter(folder / "plan.board"), plans, 1000, self.counters)
+        publisher = PlanPublisher(BoardWriter(folder / "plan.board"), plans, 1000, self.counters, hops)
         self.channel = channel.connect("127.0.0.1:1", settings)
         self.predictor = PredictorLink(
-            self.channel, settings, epochs, self.ready, self.living, predictions, self.counters
+            self.channel, settings, epochs, self.ready, self.living, predictions, self.counters, hops
         )
         self.scheduler = SchedulerLink(
-            self.channel, settings, epochs, self.ready, self.living, publisher, self.counters
+            self.channel, settings, epochs, self.ready, self.living, publisher, self.counters, hops
         )
         self.poller = Poller(
             RingConsumer(folder / "events.ring", 1 << 16),
