@@ -12,6 +12,8 @@ import pytest
 
 pytest.importorskip("vllm")
 
+from vllm.platforms import current_platform
+
 from engine_adapter.board import BoardPlan, BoardWriter
 from engine_adapter.paths import EnginePaths, engine_paths
 from engine_adapter.records import Arrived, Engine, Finished, Record, Step, handle_of, unpack
@@ -25,12 +27,16 @@ BOTH = pytest.mark.parametrize(("scheduler", "depth"), [(TrailScheduler, 1), (Tr
 class Attached:
     """An engine with what its agent would hold."""
 
-    def __init__(self, folder: Path, scheduler: type, depth: int, *, blocks: int = 400, slots: int = 8) -> None:
+    def __init__(
+        self, folder: Path, scheduler: type, depth: int, *, blocks: int = 400, slots: int = 8, max_adapters: int = 0
+    ) -> None:
         self.paths: EnginePaths = engine_paths("e0", folder / "shm")
         self.events = RingConsumer(self.paths.events, 1 << 22)
         self.board = BoardWriter(self.paths.board)
         trail = {"engine_id": "e0", "shm_root": str(folder / "shm"), "event_ring_bytes": 1 << 22}
-        self.engine = PretendEngine(folder / "model", scheduler, trail=trail, depth=depth, blocks=blocks, slots=slots)
+        self.engine = PretendEngine(
+            folder / "model", scheduler, trail=trail, depth=depth, blocks=blocks, slots=slots, max_adapters=max_adapters
+        )
         self._plans = 0
 
     def plan(
@@ -77,15 +83,9 @@ def _requests(random_: random.Random, count: int) -> dict[str, tuple[list[int], 
     }
 
 
-@BOTH
-@pytest.mark.parametrize("blocks", [400, 60])
-def test_random_plans_every_step_change_no_token(tmp_path: Path, scheduler: type, depth: int, blocks: int) -> None:
-    """Any order, any preemption, KV blocks plenty or short: every output is what the model says."""
-    dice = random.Random(7)
-    attached = Attached(tmp_path, scheduler, depth, blocks=blocks)
-    requests = _requests(dice, 60)
-    for name, (prompt, length) in requests.items():
-        attached.engine.add(name, prompt, length)
+def finish_under_random_plans(attached: Attached, dice: random.Random) -> int:
+    """Every step another order, and often preemptions; returns how many requests ran at once at most."""
+    most_running = 0
     for _ in range(100_000):
         if not attached.engine.scheduler.has_unfinished_requests():
             break
@@ -96,10 +96,57 @@ def test_random_plans_every_step_change_no_token(tmp_path: Path, scheduler: type
             living, [(victim, dice.randrange(1, 200), b) for victim, b in pairs] if dice.random() < 0.4 else []
         )
         attached.engine.step()
+        most_running = max(most_running, len(attached.running))
     attached.engine.finish()
+    return most_running
+
+
+def preempted_by_plans(attached: Attached) -> int:
+    return sum(record.preempted_by_plan for record in attached.read() if isinstance(record, Step))
+
+
+@BOTH
+@pytest.mark.parametrize("blocks", [400, 60])
+def test_random_plans_every_step_change_no_token(tmp_path: Path, scheduler: type, depth: int, blocks: int) -> None:
+    """Any order, any preemption, KV blocks plenty or short: every output is what the model says."""
+    dice = random.Random(7)
+    attached = Attached(tmp_path, scheduler, depth, blocks=blocks)
+    requests = _requests(dice, 60)
+    for name, (prompt, length) in requests.items():
+        attached.engine.add(name, prompt, length)
+    finish_under_random_plans(attached, dice)
     assert attached.engine.outputs == {n: expected_output(*r) for n, r in requests.items()}
-    steps = [r for r in attached.read() if isinstance(r, Step)]
-    assert sum(step.preempted_by_plan for step in steps) > 20
+    assert preempted_by_plans(attached) > 20
+
+
+@BOTH
+@pytest.mark.parametrize(("slots", "count"), [(1, 12), (512, 700)])
+def test_any_number_of_slots_is_filled_and_changes_no_token(
+    tmp_path: Path, scheduler: type, depth: int, slots: int, count: int
+) -> None:
+    dice = random.Random(slots)
+    attached = Attached(tmp_path, scheduler, depth, blocks=16 * count, slots=slots)
+    requests = {f"r{i}": ([dice.randrange(1000) for _ in range(3)], dice.randrange(30, 60)) for i in range(count)}
+    for name, (prompt, length) in requests.items():
+        attached.engine.add(name, prompt, length)
+    most_running = finish_under_random_plans(attached, dice)
+    assert attached.engine.outputs == {n: expected_output(*r) for n, r in requests.items()}
+    assert most_running == slots
+    assert preempted_by_plans(attached) > 2
+
+
+@BOTH
+def test_plans_over_requests_with_lora_adapters_change_no_token(tmp_path: Path, scheduler: type, depth: int) -> None:
+    """More adapters than a batch may have: vLLM's limit holds, and each request keeps its adapter when it resumes."""
+    dice = random.Random(11)
+    attached = Attached(tmp_path, scheduler, depth, max_adapters=2)
+    requests = {name: (*given, dice.randrange(4)) for name, given in _requests(dice, 40).items()}
+    for name, (prompt, length, adapter) in requests.items():
+        attached.engine.add(name, prompt, length, adapter)
+    finish_under_random_plans(attached, dice)
+    assert attached.engine.outputs == {n: expected_output(*r) for n, r in requests.items()}
+    assert attached.engine.worker.most_adapters == 2
+    assert preempted_by_plans(attached) > 10
 
 
 @BOTH
@@ -296,7 +343,10 @@ def test_a_paused_engine_preempts_nobody(tmp_path: Path, scheduler: type, depth:
     assert attached.engine.outputs == {name: expected_output([1, 2, 3], 20) for name in "abc"}
 
 
-def test_a_seeded_request_is_not_preempted_where_its_recompute_would_kill_the_engine(tmp_path: Path) -> None:
+def test_a_seeded_request_is_not_preempted_where_its_recompute_would_kill_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(current_platform, "is_cpu", lambda: True)
     attached = Attached(tmp_path, TrailScheduler, 1, slots=1)
     attached.engine.add("a", [1, 2, 3], 20)
     attached.engine.scheduler.requests["a"].sampling_params.seed = 7

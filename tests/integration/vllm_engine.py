@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from vllm.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig, VllmConfig
+from vllm.config import CacheConfig, DeviceConfig, LoRAConfig, ModelConfig, SchedulerConfig, VllmConfig
+from vllm.lora.request import LoRARequest
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
@@ -28,15 +29,15 @@ BLOCK_TOKENS = 16
 VOCABULARY = 1000
 
 
-def sample(tokens: list[int]) -> int:
-    """The pretend model: a token that depends on all tokens so far."""
-    return zlib.crc32(np.array(tokens, np.int64).tobytes()) % VOCABULARY
+def sample(tokens: list[int], adapter: int = 0) -> int:
+    """The pretend model: a token that depends on all tokens so far, and on the LoRA adapter."""
+    return zlib.crc32(np.array(tokens, np.int64).tobytes(), adapter) % VOCABULARY
 
 
-def expected_output(prompt: list[int], length: int) -> list[int]:
+def expected_output(prompt: list[int], length: int, adapter: int = 0) -> list[int]:
     tokens = list(prompt)
     for _ in range(length):
-        tokens.append(sample(tokens))
+        tokens.append(sample(tokens, adapter))
     return tokens[len(prompt) :]
 
 
@@ -45,7 +46,10 @@ class PretendWorker:
 
     def __init__(self) -> None:
         self.tokens: dict[str, list[int]] = {}
+        self.adapters: dict[str, int] = {}
         self.scheduled_tokens = 0
+        self.most_adapters = 0
+        """In any one step."""
 
     def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
         for request in output.finished_req_ids:
@@ -53,6 +57,7 @@ class PretendWorker:
         computed: dict[str, int] = {}
         for new in output.scheduled_new_reqs:
             self.tokens[new.req_id] = list(new.prefill_token_ids or new.prompt_token_ids or ())
+            self.adapters[new.req_id] = new.lora_request.lora_int_id if new.lora_request else 0
             computed[new.req_id] = new.num_computed_tokens
         cached = output.scheduled_cached_reqs
         for name, position in zip(cached.req_ids, cached.num_computed_tokens, strict=True):
@@ -60,6 +65,7 @@ class PretendWorker:
             if name in cached.resumed_req_ids and name in cached.all_token_ids:
                 self.tokens[name] = list(cached.all_token_ids[name])
         names = list(output.num_scheduled_tokens)
+        self.most_adapters = max(self.most_adapters, len({self.adapters[name] for name in names} - {0}))
         return ModelRunnerOutput(
             req_ids=names,
             req_id_to_index={name: i for i, name in enumerate(names)},
@@ -73,17 +79,28 @@ class PretendWorker:
         assert computed + scheduled <= len(tokens), f"{name}: asked for tokens that nobody knows"
         if computed + scheduled < len(tokens):
             return []
-        tokens.append(sample(tokens))
+        tokens.append(sample(tokens, self.adapters[name]))
         return [tokens[-1]]
 
 
 class PretendEngine:
-    """A scheduler of class ``scheduler`` and the worker, ``depth`` steps in flight."""
+    """A scheduler of class ``scheduler`` and the worker, ``depth`` steps in flight.
+
+    ``max_adapters``: LoRA adapters that may be in one batch; 0: an engine without LoRA.
+    """
 
     def __init__(
-        self, folder: Path, scheduler: type, *, trail: dict[str, Any] | None, depth: int, blocks: int, slots: int
+        self,
+        folder: Path,
+        scheduler: type,
+        *,
+        trail: dict[str, Any] | None,
+        depth: int,
+        blocks: int,
+        slots: int,
+        max_adapters: int = 0,
     ) -> None:
-        config = _config(folder, slots, asynchronous=depth > 1, trail=trail)
+        config = _config(folder, slots, asynchronous=depth > 1, trail=trail, max_adapters=max_adapters)
         config.cache_config.num_gpu_blocks = blocks
         spec = FullAttentionSpec(block_size=BLOCK_TOKENS, num_kv_heads=1, head_size=16, dtype=torch.float16)
         init_none_hash(sha256)
@@ -102,10 +119,11 @@ class PretendEngine:
         self._depth = depth
         self._flying: deque[tuple[SchedulerOutput, ModelRunnerOutput]] = deque()
 
-    def add(self, name: str, prompt: list[int], length: int, **extra: Any) -> None:
+    def add(self, name: str, prompt: list[int], length: int, adapter: int = 0, **extra: Any) -> None:
         parameters = SamplingParams(max_tokens=length, ignore_eos=True, extra_args=extra or None)
         self.outputs[name] = []
-        request = Request(name, prompt, parameters, None, block_hasher=self._hasher)
+        lora = LoRARequest(f"adapter-{adapter}", adapter, "nowhere") if adapter else None
+        request = Request(name, prompt, parameters, None, lora_request=lora, block_hasher=self._hasher)
         self.scheduler.add_request(request)
 
     def step(self) -> None:
@@ -132,7 +150,9 @@ class PretendEngine:
                 self.outputs[output.request_id].extend(output.new_token_ids)
 
 
-def _config(folder: Path, slots: int, *, asynchronous: bool, trail: dict[str, Any] | None) -> VllmConfig:
+def _config(
+    folder: Path, slots: int, *, asynchronous: bool, trail: dict[str, Any] | None, max_adapters: int
+) -> VllmConfig:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(
         json.dumps({
@@ -143,7 +163,7 @@ def _config(folder: Path, slots: int, *, asynchronous: bool, trail: dict[str, An
     )  # fmt: skip
     model = ModelConfig(model=str(folder), skip_tokenizer_init=True, dtype="float16", max_model_len=2048)
     scheduler = SchedulerConfig(
-        max_num_seqs=slots, max_num_batched_tokens=64, max_model_len=2048, enable_chunked_prefill=True,
+        max_num_seqs=slots, max_num_batched_tokens=max(64, slots), max_model_len=2048, enable_chunked_prefill=True,
         is_encoder_decoder=False, async_scheduling=asynchronous,
     )  # fmt: skip
     cache = CacheConfig(block_size=BLOCK_TOKENS, enable_prefix_caching=True)
@@ -152,5 +172,6 @@ def _config(folder: Path, slots: int, *, asynchronous: bool, trail: dict[str, An
         scheduler_config=scheduler,
         cache_config=cache,
         device_config=DeviceConfig("cpu"),
+        lora_config=LoRAConfig(max_loras=max_adapters, max_lora_rank=8) if max_adapters else None,
         additional_config={"trail": trail} if trail else {},
     )
