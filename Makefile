@@ -45,7 +45,7 @@ $(READY): pyproject.toml requirements-cpu.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	@if command -v nvidia-smi >/dev/null; then set -x; \
-	    $(BIN)/pip install --quiet --editable '.[vllm,gpu,demo,train,dev]'; \
+	    $(BIN)/pip install --quiet --editable '.[vllm,gpu,demo,train,tracing,dev]'; \
 	else set -x; \
 	    $(BIN)/pip install --quiet --no-deps --requirement requirements-cpu.lock && \
 	    $(BIN)/pip install --quiet --no-deps --editable .; \

@@ -158,8 +158,7 @@ def _log_first_fault() -> None:
     """The library says again and again that spans do not arrive; once is enough."""
     logger = logging.getLogger("opentelemetry")
     logger.propagate = False
-    if not any(isinstance(handler, _FirstFault) for handler in logger.handlers):
-        logger.addHandler(_FirstFault(logging.WARNING))
+    logger.handlers = [_FirstFault(logging.WARNING)]
 
 
 class _FirstFault(logging.Handler):

@@ -16,19 +16,20 @@ PLAN_TTL_MS = 1_000
 
 
 class Loop:
-    def __init__(self, folder: Path, valkey: Valkey) -> None:
+    def __init__(self, folder: Path, valkey: Valkey, otlp_endpoint: str = "", **agent: str) -> None:
         model = artefacts.make(folder / "model", hidden_size=DIM)
         self.valkey = valkey
-        self.predictor = ServiceProcess("predictor_service.main", model_dir=model, redis_url=valkey.url)
-        self.scheduler = ServiceProcess(
-            "scheduler_service.main", redis_url=valkey.url, plan_ttl_ms=PLAN_TTL_MS, policy="srpt"
-        )
+        shared = {"redis_url": valkey.url, "otlp_endpoint": otlp_endpoint}
+        self.predictor = ServiceProcess("predictor_service.main", model_dir=model, **shared)
+        self.scheduler = ServiceProcess("scheduler_service.main", plan_ttl_ms=PLAN_TTL_MS, policy="srpt", **shared)
+        self._agent_settings = {"otlp_endpoint": otlp_endpoint, **agent}
         self.harness = Harness(folder / "shm", DIM)
         self.engine = self.harness.engine
 
     async def start(self) -> None:
         await asyncio.gather(asyncio.to_thread(self.predictor.start), asyncio.to_thread(self.scheduler.start))
-        self.agent = AgentProcess(self.harness.settings(self.predictor.target, self.scheduler.target))
+        targets = self.predictor.target, self.scheduler.target
+        self.agent = AgentProcess(self.harness.settings(*targets, **self._agent_settings))
         await self.agent.start()
 
     async def stop(self) -> None:
