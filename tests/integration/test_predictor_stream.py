@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from predictor_service.artefact import load
 from sidecar import vectors
@@ -77,6 +78,21 @@ async def test_a_request_goes_from_prompt_to_prefill_to_decode_as_the_equations_
     assert record.r0 == pytest.approx(first.initial[0])
     assert record.r1 == pytest.approx(prefill.median[0])
     np.testing.assert_allclose(record.posterior, q[0], rtol=1e-4)
+
+
+async def test_each_part_of_a_step_is_timed_and_the_classifier_only_where_it_ran(predictor: Client) -> None:
+    def counted() -> dict[str, float]:
+        parts = ("read", "queue", "compute", "model", "posterior", "store")
+        name = "trail_predictor_step_seconds_count"
+        return {part: REGISTRY.get_sample_value(name, {"part": part}) or 0.0 for part in parts}
+
+    stream = predictor.stream()
+    await stream.open()
+    before = counted()
+    await stream.step(declared=[declaration(1)])
+    await stream.step(prompts=prompt_rows([1], hidden(1)))
+    risen = {part: count - before[part] for part, count in counted().items()}
+    assert risen == {"read": 2, "queue": 2, "compute": 2, "model": 1, "posterior": 1, "store": 2}
 
 
 async def test_every_step_is_published_numbered_and_finished_requests_are_deleted(

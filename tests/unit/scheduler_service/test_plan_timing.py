@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from scheduler_service.choice import PolicyBook, PolicyChoice
 from scheduler_service.messages import Declaration, Delta, Epoch, Open, Predictions, PublishedMessage, Running
@@ -110,3 +111,22 @@ async def test_a_policy_without_predictions_waits_for_none() -> None:
     await asyncio.wait_for(bench.next(), 10)
     bench.step(1)
     await asyncio.wait_for(bench.next(), 10)
+
+
+async def test_the_time_from_a_step_to_its_plan_is_counted_once_it_is_sent(bench: Bench) -> None:
+    def counted() -> float:
+        return REGISTRY.get_sample_value("trail_scheduler_step_to_plan_seconds_count") or 0.0
+
+    for age in (1, 2):
+        bench.step(age + 1)
+        bench.predict(age)
+        before = counted()
+        await asyncio.wait_for(bench.next(), 10)
+        # The plan before this one counts, for whoever asks for the next has sent it.
+        assert counted() == before + 1
+    bench.predict(3)
+    before = counted()
+    await asyncio.wait_for(bench.next(), 10)
+    bench.predict(4)
+    await asyncio.wait_for(bench.next(), 10)
+    assert counted() == before + 1
