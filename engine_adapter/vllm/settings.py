@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 
+class ProjectionSettings(BaseModel):
+    """What rows go through before they are shipped, as `trail serve` fetched it from the predictor."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Path
+    """Its file."""
+    id: str
+    """First digits of the file's SHA-256."""
+    dim: int = Field(ge=1)
+    """Values of a projected row."""
+
+
 class AdapterSettings(BaseModel):
     """The value of ``trail`` in ``--additional-config``."""
 
@@ -28,6 +41,8 @@ class AdapterSettings(BaseModel):
     """Hidden layers to tap, as in transformers' ``hidden_states[L]``; none: nothing is tapped."""
     row_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     """How vectors travel."""
+    projection: ProjectionSettings | None = None
+    """None: the layers' values are shipped."""
     predict_every_tokens: int = Field(1, ge=1)
     """K: a decode row is shipped at every K-th age."""
     event_ring_bytes: int = Field(EVENT_RING_BYTES, ge=1 << 16, multiple_of=CELL)

@@ -270,8 +270,8 @@ class PromptRows(_message.Message):
 
     @_builtins.property
     def sum(self) -> _engine_pb2.Vectors:
-        """Sum of the prompt's layer-L vectors that passed the model, fp32; may be absent. Where vectors are
-        projected: `covered` times the projection of their mean.
+        """Sum of the prompt's layer-L vectors that passed the model, fp32; may be absent. Projected vectors have
+        no sum: it covers 0.
         """
 
     @_builtins.property
