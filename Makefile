@@ -5,7 +5,7 @@ READY  := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench-loop proto lock clean
+.PHONY: help setup demo test lint vllm-sources bench-loop proto lock clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,9 @@ lint: $(READY)  ## ruff, mypy, buf
 	ruff format --check .
 	mypy
 	buf lint proto
+
+vllm-sources: $(READY)  ## Fetches the oldest and newest supported vLLM's sources (700 MB), for `make test` to test
+	python -m tests.integration.vllm_sources
 
 bench-loop: $(READY)  ## Times the loop from hidden states to plan, without an engine (about 3 minutes)
 	python -m benchmarks.loop --out out/bench/loop.json
