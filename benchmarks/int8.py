@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file of results")
     options = parser.parse_args(argv)
     both = {"float32": artefacts.load(PACKAGED, int8=False), "int8": artefacts.load(PACKAGED)}
-    responses = _responses(options.llm, json.loads(options.prompts.read_text())[-ANSWERS:])
+    responses = responses_of(options.llm, json.loads(options.prompts.read_text())[-ANSWERS:])
     rows = np.arange(len(responses.lengths))
     states = read_states(options.llm, responses, rows, both["int8"].manifest.layers, POSITIONS, seed=0)
     p = {name: each.classifier(states.hidden, states.age) for name, each in both.items()}
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         **machine.provenance("numpy", "onnxruntime", "torch", "transformers"),
         "answers": len(rows),
         "rows": len(states.age),
-        **{name: _errors(each, p[name], states) for name, each in both.items()},
+        **{name: errors(each, p[name], states) for name, each in both.items()},
         "largest_difference_of_a_probability": round(float(np.abs(p["int8"] - p["float32"]).max()), 4),
         "mean_divergence_nats": float(f"{divergence.mean():.2g}"),
         "microseconds_a_run": _times(both),
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(json.dumps({name: results[name] for name in ("rows", *both, "microseconds_a_run")}, indent=1))
 
 
-def _responses(llm: Path, items: Sequence[dict[str, str]]) -> Responses:
+def responses_of(llm: Path, items: Sequence[dict[str, str]]) -> Responses:
     tokenizer = AutoTokenizer.from_pretrained(llm)
     sequences, prompt_tokens = [], []
     for item in items:
@@ -82,7 +82,7 @@ def _responses(llm: Path, items: Sequence[dict[str, str]]) -> Responses:
     )
 
 
-def _errors(artefact: Artefact, p: Any, states: States) -> dict[str, float]:
+def errors(artefact: Artefact, p: Any, states: States) -> dict[str, float]:
     median = artefact.bins.quantile(p, 0.5)
     tau = kendalltau(median, states.remaining).statistic
     error = np.abs(median - states.remaining).mean()
