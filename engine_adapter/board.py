@@ -6,6 +6,7 @@ number; a reader that is overtaken twice finds a checksum that does not match an
 
 from __future__ import annotations
 
+import mmap
 import struct
 import time
 import zlib
@@ -50,6 +51,18 @@ class BoardPlan:
         return (time.monotonic_ns() if now_ns is None else now_ns) < self.expires_ns
 
 
+@dataclass(frozen=True, slots=True)
+class PlanHead:
+    """What can be known of a plan without reading it."""
+
+    number: int
+    expires_ns: int
+    preemptions: int
+
+    def alive(self) -> bool:
+        return time.monotonic_ns() < self.expires_ns
+
+
 class _Board:
     def __init__(self, path: Path) -> None:
         header = struct.pack("<QQ", MAGIC, 0).ljust(HEADER_BYTES, b"\0")
@@ -85,7 +98,7 @@ class BoardWriter(_Board):
         ))  # fmt: skip
         head = (sequence, plan.number, plan.expires_ns, len(plan.handles), len(plan.victims))
         slot = _SLOT.pack(*head, zlib.crc32(body, zlib.crc32(repr(head).encode()))) + body
-        at = HEADER_BYTES + (sequence % 2) * _SLOT_BYTES
+        at = _slot_at(sequence)
         self._map[at : at + len(slot)] = slot
         self._header[1] = sequence
 
@@ -101,7 +114,18 @@ class BoardReader(_Board):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._seen = 0
+        self._seen = self._glanced = 0
+        self._head: PlanHead | None = None
+
+    def head(self) -> PlanHead | None:
+        """Of the newest plan; None before the first. One comparison where that is the plan of the last call."""
+        sequence = self._header[1]
+        if sequence != self._glanced:
+            written, number, expires_ns, _, preemptions, _ = _SLOT.unpack_from(self._map, _slot_at(sequence))
+            # Unless the number was turned while this was read, nobody wrote to this slot.
+            if written == sequence == self._header[1]:
+                self._glanced, self._head = sequence, PlanHead(number, expires_ns, preemptions)
+        return self._head
 
     def newest(self) -> BoardPlan | None:
         """The plan that was published since the last call, or None.
@@ -111,21 +135,23 @@ class BoardReader(_Board):
         sequence = self._header[1]
         if sequence == self._seen:
             return None
-        at = HEADER_BYTES + (sequence % 2) * _SLOT_BYTES
-        slot = self._map[at : at + _SLOT_BYTES] if sequence else b""
-        plan = _parse(slot, sequence) if sequence else None
+        plan = _parse(self._map, _slot_at(sequence), sequence)
         if plan is not None:
             self._seen = sequence
         return plan
 
 
-def _parse(slot: bytes, sequence: int) -> BoardPlan | None:
-    *head, crc = _SLOT.unpack_from(slot)
+def _slot_at(sequence: int) -> int:
+    return HEADER_BYTES + (sequence % 2) * _SLOT_BYTES
+
+
+def _parse(board: mmap.mmap, at: int, sequence: int) -> BoardPlan | None:
+    *head, crc = _SLOT.unpack_from(board, at)
     written, number, expires_ns, entries, preemptions = head
     if written != sequence or entries > MAX_ENTRIES or preemptions > MAX_PREEMPTIONS:
         return None
-    end = _SLOT.size + entries * 12 + preemptions * 20
-    body = slot[_SLOT.size : end]
+    start = at + _SLOT.size
+    body = board[start : start + entries * 12 + preemptions * 20]
     if zlib.crc32(body, zlib.crc32(repr(tuple(head)).encode())) != crc:
         return None
     wide = np.frombuffer(body, np.uint64, entries + 2 * preemptions)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,15 +18,17 @@ from engine_adapter.ring import padded
 Handles = npt.NDArray[np.uint64]
 Counts = npt.NDArray[np.uint32]
 
-ARRIVED, STEP, FINISHED, ENGINE, ROWS = range(1, 6)
+ARRIVED, STEP, FINISHED, ENGINE, ROWS, DECODED = range(1, 7)
 DTYPES: dict[int, np.dtype[np.generic]] = {1: np.dtype(np.float16), 2: np.dtype(np.uint16), 3: np.dtype(np.float32)}
 """Codes of trail.v1.Dtype; bfloat16 travels as its bits."""
 
 MAX_NAME_BYTES = 256
 """Of a request id and of a tenant."""
 
+_NOBODY: Handles = np.zeros(0, np.uint64)
 _ARRIVED = struct.Struct("<BQdIIIiIHH")
 _STEP = struct.Struct("<BQQQdIIIII")
+_DECODED = struct.Struct("<BQQQdII")
 _FINISHED = struct.Struct("<BQBIddII")
 _ENGINE = struct.Struct("<BIIII")
 _ROWS = struct.Struct("<BQBIII")
@@ -121,6 +123,31 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Decoded:
+    """A step that says of its batch only this: as in the step before, each request one token further."""
+
+    step: int
+    monotonic_ns: int
+    plan_number: int
+    duration_s: float
+    free_kv_blocks: int
+    waiting: int
+
+    def pack(self) -> bytes:
+        return _DECODED.pack(
+            DECODED, self.step, self.monotonic_ns, self.plan_number, self.duration_s, self.free_kv_blocks, self.waiting
+        )
+
+    def after(self, before: Step) -> Step:
+        """The whole step, from the one before."""
+        return replace(
+            before, step=self.step, monotonic_ns=self.monotonic_ns, plan_number=self.plan_number,
+            duration_s=self.duration_s, free_kv_blocks=self.free_kv_blocks, waiting=self.waiting, ages=before.ages + 1,
+            computed_tokens=before.computed_tokens + 1, preempted=_NOBODY, preempted_by_plan=0,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """A request that ended; ``reason`` is a trail.v1.FinishReason."""
 
@@ -181,7 +208,7 @@ def rows_head(
     return head.ljust(padded(len(head)), b"\0")
 
 
-Record = Engine | Arrived | Step | Finished | Rows
+Record = Engine | Arrived | Step | Decoded | Finished | Rows
 
 
 def unpack(record: bytes) -> Record:
@@ -246,6 +273,7 @@ def _rows(record: bytes) -> Rows:
 _PARSERS: dict[int, Callable[[bytes], Record]] = {
     ARRIVED: _arrived,
     STEP: _step,
+    DECODED: lambda record: Decoded(*_DECODED.unpack_from(record)[1:]),
     FINISHED: lambda record: Finished(*_FINISHED.unpack_from(record)[1:]),
     ENGINE: lambda record: Engine(*_ENGINE.unpack_from(record)[1:]),
     ROWS: _rows,

@@ -10,7 +10,7 @@ from engine_adapter.agent.backoff import Backoff
 from engine_adapter.agent.counters import Counters
 from engine_adapter.agent.intake import Intake
 from engine_adapter.bell import Bell
-from engine_adapter.records import Arrived, Engine, Finished, Rows, Step, unpack
+from engine_adapter.records import Arrived, Decoded, Engine, Finished, Rows, Step, unpack
 from engine_adapter.ring import RingConsumer, RingError
 from sidecar.waiting import within
 
@@ -49,6 +49,7 @@ class Poller:
         self._rows_dropped = rows.dropped
         self._declaring = False
         self._declared_at_s = 0.0
+        self._newest: Step | None = None
         # A declaration may itself be larger than the ring: then the agent goes on with what it got, and tries again
         # less and less often.
         self._repairs = Backoff(FIRST_REPAIR_WAIT_S, LONGEST_REPAIR_WAIT_S)
@@ -108,7 +109,7 @@ class Poller:
     def _resynchronise(self) -> None:
         self._counters.resynchronisations += 1
         self._ready.clear()
-        self._declaring = False
+        self._declaring, self._newest = False, None
         self._events_dropped = self._events.dropped
         self._events.resynchronise()
 
@@ -130,6 +131,7 @@ class Poller:
         match record:
             case Engine():
                 self._ready.clear()
+                self._newest = None
                 self._lost()
                 self._intake.engine(record)
                 self._declaring, self._declared_at_s = True, time.monotonic()
@@ -138,9 +140,15 @@ class Poller:
                 self._intake.arrived(record)
             case Step() if self._known():
                 self._complete()
-                self._intake.stepped(record)
+                self._stepped(record)
+            case Decoded() if self._newest is not None and record.step == self._newest.step + 1:
+                self._stepped(record.after(self._newest))
             case Finished() if self._known():
                 self._intake.finished(record)
+
+    def _stepped(self, step: Step) -> None:
+        self._newest = step
+        self._intake.stepped(step)
 
     def _known(self) -> bool:
         """Whether records can be understood: not before the engine has begun to declare its requests."""

@@ -13,9 +13,12 @@ import numpy.typing as npt
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.request import Request, RequestStatus
 
-from engine_adapter.records import Arrived, Engine, Finished, Step, handle_of
+from engine_adapter.records import Arrived, Decoded, Engine, Finished, Step, handle_of
 from engine_adapter.ring import RingProducer
 
+IN_FLIGHT_STEPS = 3
+"""After so many steps alike, no step that is still under way can have been another."""
+WHOLE_EVERY_STEPS = 32
 STOP, LENGTH, ABORT, ERROR = 1, 2, 3, 4  # trail.v1.FinishReason
 _REASONS = {
     RequestStatus.FINISHED_STOPPED: STOP,
@@ -52,6 +55,10 @@ class Reporter:
         self._watched: dict[str, _Living] = {}
         """Admitted and without a token yet, or preempted and not back yet."""
         self._last_step_ns = 0
+        self._alike, self._count, self._changed = 0, 0, True
+        """Steps in a row that gave one token to each of the same ``_count`` requests; whether one has left since."""
+        self._probe: tuple[Request, int] | None = None
+        """One of them, and the age that was reported of it: they age together."""
         self._declare_all()
 
     def request_ids(self, handles: Iterable[int]) -> list[str | None]:
@@ -72,6 +79,7 @@ class Reporter:
             self._ring.write(_arrived(living).pack())
 
     def finished(self, request: Request) -> None:
+        self._changed = True
         living = self._living.pop(request.request_id, None)
         if living is None:
             return
@@ -92,6 +100,7 @@ class Reporter:
 
     def preempted(self, request: Request, computed_tokens: int) -> None:
         """``computed_tokens``: KV entries that the preemption discards."""
+        self._changed = True
         living = self._living[request.request_id]
         living.lost_tokens = computed_tokens
         self._watched[request.request_id] = living
@@ -111,29 +120,43 @@ class Reporter:
         """Reports the batch that ``schedule()`` has just made; declares everything where the agent is new."""
         self._declare_to_newcomer()
         now_ns = time.monotonic_ns()
-        gone = list(preempted)
         self._follow_progress(output)
-        names = [request.request_id for request in running]
-        computed = self._computed_tokens(running, names, output)
         # What has passed since a step was scheduled is its own time; ahead, that of the one before it.
         known = self._last and (self._before_last or not self._ahead)
         duration_s = (now_ns - self._last_step_ns) / 1e9 if known else 0.0
         self._last_step_ns = now_ns
+        if self._only_decoded(running, output):
+            record: Decoded | Step = Decoded(number, now_ns, plan_number, duration_s, free_kv_blocks, waiting)
+        else:
+            names = [request.request_id for request in running]
+            record = Step(
+                step=number,
+                monotonic_ns=now_ns,
+                plan_number=plan_number,
+                duration_s=duration_s,
+                free_kv_blocks=free_kv_blocks,
+                waiting=waiting,
+                running=np.fromiter(map(self._handles.__getitem__, names), np.uint64, len(names)),
+                ages=np.array([r.num_output_tokens for r in running], np.uint32),
+                computed_tokens=self._computed_tokens(running, names, output),
+                preempted=np.array(list(preempted), np.uint64),
+                preempted_by_plan=preempted_by_plan,
+            )
+            self._probe = (running[0], int(record.ages[0])) if running else None
         self._before_last, self._last = self._last, output.num_scheduled_tokens
-        record = Step(
-            step=number,
-            monotonic_ns=now_ns,
-            plan_number=plan_number,
-            duration_s=duration_s,
-            free_kv_blocks=free_kv_blocks,
-            waiting=waiting,
-            running=np.fromiter(map(self._handles.__getitem__, names), np.uint64, len(names)),
-            ages=np.array([r.num_output_tokens for r in running], np.uint32),
-            computed_tokens=computed,
-            preempted=np.array(gone, np.uint64),
-            preempted_by_plan=preempted_by_plan,
-        )
         self._ring.write(record.pack())
+
+    def _only_decoded(self, running: list[Request], output: SchedulerOutput) -> bool:
+        """Whether the batch is that of the last report, each request one token further."""
+        count = len(running)
+        decodes = output.total_num_scheduled_tokens == len(output.num_scheduled_tokens) == count
+        self._alike = self._alike + 1 if decodes and count == self._count and not self._changed else 0
+        self._count, self._changed = count, False
+        if self._alike < IN_FLIGHT_STEPS or self._alike % WHOLE_EVERY_STEPS == 0 or self._probe is None:
+            return False
+        request, age = self._probe
+        self._probe = request, age + 1
+        return bool(request.num_output_tokens == age + 1)
 
     def _computed_tokens(
         self, running: list[Request], names: list[str], output: SchedulerOutput
@@ -170,6 +193,7 @@ class Reporter:
         return newcomer
 
     def _declare_all(self) -> None:
+        self._probe = None
         self._heard_by = self._ring.consumer_generation
         self._ring.write(self._engine.pack())
         for living in self._living.values():

@@ -54,7 +54,10 @@ class PlanMixin(_Base):
             ),
             ahead=isinstance(self, AsyncScheduler),
         )
-        self._plan: BoardPlan | None = None
+        self._plan_number = 0
+        """Of the plan in force; 0: none."""
+        self._only_decodes = False
+        """Whether the step before gave each request of the batch one token, no more."""
         self._ranks: dict[str | None, float] = {}
         self._steps = 0
         self._on_cpu = current_platform.is_cpu()
@@ -75,6 +78,8 @@ class PlanMixin(_Base):
         output = super().schedule(*args, **kwargs)
         for victim in victims:
             self._queue.restore_request(victim)
+        scheduled = len(output.num_scheduled_tokens)
+        self._only_decodes = output.total_num_scheduled_tokens == scheduled == len(self.running)
         self._steps += 1
         self._reporter.step(
             self._steps,
@@ -82,7 +87,7 @@ class PlanMixin(_Base):
             output,
             self._gone,
             preempted_by_plan=len(victims),
-            plan_number=self._plan.number if self._plan else 0,
+            plan_number=self._plan_number,
             free_kv_blocks=self.kv_cache_manager.block_pool.get_num_free_blocks(),
             waiting=len(self._queue),
         )
@@ -99,33 +104,44 @@ class PlanMixin(_Base):
         return super()._free_request(request, *args, **kwargs)
 
     def _apply_plan(self) -> list[Request]:
-        """Brings queue and batch into the plan's order; returns whom it preempted.
+        """Brings queue and batch into the plan's order where that can matter; returns whom it preempted.
 
         Victims stay out of the waiting queue until the step is made: vLLM does not allow a request to be preempted and
         resumed in one step.
         """
-        newest = self._board.newest()
-        plan = newest or self._plan
-        if plan is None:
+        head = self._board.head()
+        if head is None:
             return []
-        if not plan.alive():
+        if not head.alive():
             self._fail_open()
             return []
+        self._plan_number = head.number
+        newest = self._board.newest() if head.preemptions or self._order_matters() else None
         victims: list[Request] = []
         if newest is not None:
-            self._plan = newest
             names = self._reporter.request_ids(newest.handles.tolist())
             self._ranks = dict(zip(names, newest.ranks.tolist(), strict=True))
             self._queue.follow(filter(None, names))
             victims = self._preempt(newest)
-        self._sort_running()
+            self._sort_running()
+        elif not self._only_decodes:
+            self._sort_running()
         return victims
+
+    def _order_matters(self) -> bool:
+        """Whether the step to come can admit, evict, or leave out anybody."""
+        running = len(self.running)
+        return (
+            not self._only_decodes
+            or (running < self.max_num_running_reqs and bool(self._queue))
+            or self.kv_cache_manager.block_pool.get_num_free_blocks() < running
+        )
 
     def _fail_open(self) -> None:
         """Back to the engine's own order: the plan on the board has run out."""
-        if self._plan is None:
+        if not self._plan_number:
             return
-        self._plan, self._ranks = None, {}
+        self._plan_number, self._ranks = 0, {}
         self._queue.follow(())
         self.running.sort(key=lambda request: request.arrival_time)
         logger.info("trail: no living plan, back to the engine's own order")

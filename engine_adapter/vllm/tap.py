@@ -7,7 +7,7 @@ transformers' terms it is ``hidden_states[L][position]``, the tapped layers one 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -66,6 +66,8 @@ class Tap:
         self._batch: list[str] = []
         """Who was in the pass before, at ``_batch_places``."""
         self._batch_places: Ints = _NOBODY
+        self._next_rows: tuple[Ints, Picked] | None = None
+        """Where all of a pass decoded: the ``computed`` that the next such pass would have, and what was shipped."""
         self._handles = np.zeros(0, np.uint64)
         self._newest = np.zeros(0, np.int64)
         """Age of the newest row shipped; -1: none."""
@@ -93,6 +95,12 @@ class Tap:
                 may follow them.
         """
         self._steps += 1
+        if batch.request_ids == self._batch and self._next_rows is not None:
+            computed, decoded = self._next_rows
+            if np.array_equal(batch.computed, computed) and batch.scheduled.sum() == len(computed):
+                self._ship_next(computed, decoded, layers)
+                return
+        self._next_rows = None
         places = self._places_of(batch.request_ids)
         newest = self._newest[places]
         ages = batch.computed + batch.scheduled - batch.prompt_tokens
@@ -117,19 +125,26 @@ class Tap:
         else:
             ready, prompt_ends, total = _NOBODY, _NOBODY, _NOBODY
         self._newest[places] = ages
-        self._ship(
-            Picked(
-                step=self._steps,
-                at=(np.concatenate((ends, prompt_ends)) if ready.size else ends) - 1,
-                handles=self._handles[places],
-                ages=ages.astype(np.uint32),
-                prompt_handles=self._handles[ready],
-                covered=self._covered[ready].astype(np.uint32),
-                total=total.astype(np.uint32),
-                sums=[self._sum(place, layers) for place in ready.tolist()],
-            ),
-            layers,
+        picked = Picked(
+            step=self._steps,
+            at=(np.concatenate((ends, prompt_ends)) if ready.size else ends) - 1,
+            handles=self._handles[places],
+            ages=ages.astype(np.uint32),
+            prompt_handles=self._handles[ready],
+            covered=self._covered[ready].astype(np.uint32),
+            total=total.astype(np.uint32),
+            sums=[self._sum(place, layers) for place in ready.tolist()],
         )
+        if len(picked.ages) == len(batch.request_ids) == ends[-1] and self._every == 1:
+            self._next_rows = batch.computed + 1, picked
+        self._ship(picked, layers)
+
+    def _ship_next(self, computed: Ints, before: Picked, layers: Sequence[torch.Tensor]) -> None:
+        """All decode one token further: what most passes do, in an engine that Python holds up."""
+        self._newest[self._batch_places] += 1
+        picked = replace(before, step=self._steps, ages=before.ages + 1)
+        self._next_rows = computed + 1, picked
+        self._ship(picked, layers)
 
     def _places_of(self, request_ids: Sequence[str]) -> Ints:
         """[B]; newcomers get one."""

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ import pytest
 pytest.importorskip("vllm")
 
 from vllm.platforms import current_platform
+from vllm.v1.request import RequestStatus
 
 from engine_adapter.board import BoardPlan, BoardWriter
 from engine_adapter.paths import EnginePaths, engine_paths
-from engine_adapter.records import Arrived, Engine, Finished, Record, Step, handle_of, unpack
+from engine_adapter.records import Arrived, Decoded, Engine, Finished, Record, Step, handle_of, unpack
 from engine_adapter.ring import RingConsumer
 from engine_adapter.vllm.scheduler import TrailAsyncScheduler, TrailScheduler
 from tests.integration.vllm_engine import PretendEngine, expected_output
@@ -38,6 +40,8 @@ class Attached:
             folder / "model", scheduler, trail=trail, depth=depth, blocks=blocks, slots=slots, max_adapters=max_adapters
         )
         self._plans = 0
+        self._newest: Step | None = None
+        self.short_steps = 0
 
     def plan(
         self,
@@ -62,9 +66,18 @@ class Attached:
         return self._plans
 
     def read(self) -> list[Record]:
+        """What was reported, short steps made whole."""
         records: list[Record] = []
-        while (record := self.events.read()) is not None:
-            records.append(unpack(record))
+        while (packed := self.events.read()) is not None:
+            record = unpack(packed)
+            if isinstance(record, Decoded):
+                assert self._newest is not None
+                record = record.after(self._newest)
+                self.short_steps += 1
+            if isinstance(record, Step):
+                assert self._newest is None or record.step == self._newest.step + 1
+                self._newest = record
+            records.append(record)
         return records
 
     @property
@@ -133,6 +146,45 @@ def test_any_number_of_slots_is_filled_and_changes_no_token(
     assert attached.engine.outputs == {n: expected_output(*r) for n, r in requests.items()}
     assert most_running == slots
     assert preempted_by_plans(attached) > 2
+
+
+@BOTH
+@pytest.mark.parametrize("aborts", [False, True])
+def test_a_short_step_stands_for_the_whole_one(
+    tmp_path: Path, scheduler: type, depth: int, aborts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests come, end, are preempted and aborted; what was left out is what the agent makes of it."""
+    attached, dice = Attached(tmp_path, scheduler, depth, blocks=120), random.Random(3)
+    engine = attached.engine.scheduler
+    reporter, left_out = engine._reporter, {}
+    decide = reporter._only_decoded
+
+    def watched(running: list[Any], output: Any) -> bool:
+        short = decide(running, output)
+        if short:
+            names = [request.request_id for request in running]
+            ages = [request.num_output_tokens for request in running]
+            computed = reporter._computed_tokens(running, names, output).tolist()
+            left_out[engine._steps] = dict(zip(map(handle_of, names), zip(ages, computed, strict=True), strict=True))
+        return short
+
+    monkeypatch.setattr(reporter, "_only_decoded", watched)
+    for name, (prompt, length) in _requests(dice, 40).items():
+        attached.engine.add(name, prompt, length)
+    while engine.has_unfinished_requests():
+        if dice.random() < 0.1:
+            living = attached.running + attached.waiting
+            dice.shuffle(living)
+            attached.plan(living, [(v, 200, b) for v, b in zip(attached.running[:1], attached.waiting, strict=False)])
+        if aborts and dice.random() < 0.02:
+            engine.finish_requests(dice.choice(attached.running + attached.waiting), RequestStatus.FINISHED_ABORTED)
+        attached.engine.step()
+    told = {record.step: record for record in attached.read() if isinstance(record, Step)}
+    assert attached.short_steps == len(left_out) > 30
+    for number, expected in left_out.items():
+        step = told[number]
+        pairs = zip(step.ages.tolist(), step.computed_tokens.tolist(), strict=True)
+        assert dict(zip(step.running.tolist(), pairs, strict=True)) == expected
 
 
 @BOTH
@@ -219,12 +271,16 @@ def test_an_expired_plan_gives_back_the_engines_own_order(tmp_path: Path, schedu
     attached.engine.step()
     assert attached.running == ["e", "f"]
     assert attached.waiting == ["a", "b", "c", "d"]
-    attached.plan(["d"])
+    attached.plan(["d", "c"])
     attached.engine.step()
-    assert attached.waiting == ["d", "a", "b", "c"], "a new plan is followed again"
+    assert attached.waiting == ["a", "b", "c", "d"], "nobody can be admitted: the plan is not even read"
+    attached.engine.scheduler.finish_requests("e", RequestStatus.FINISHED_ABORTED)
+    attached.engine.step()
+    assert attached.running == ["f", "d"], "a new plan is followed again"
+    assert attached.waiting == ["c", "a", "b"]
     attached.board.withdraw()
     attached.engine.step()
-    assert attached.waiting == ["a", "b", "c", "d"], "a withdrawn plan ends at once"
+    assert attached.waiting == ["a", "b", "c"], "a withdrawn plan ends at once"
 
 
 @BOTH

@@ -45,6 +45,24 @@ def test_a_plan_comes_through_once(tmp_path: Path) -> None:
     assert reader.newest() is None
 
 
+def test_the_head_is_known_without_the_plan_being_read(tmp_path: Path) -> None:
+    writer, reader = BoardWriter(tmp_path / "plan.board"), BoardReader(tmp_path / "plan.board")
+    assert reader.head() is None
+    writer.publish(plan(1, preemptions=0))
+    writer.publish(plan(2, preemptions=5, ttl_s=0))
+    head = reader.head()
+    assert head is not None
+    assert (head.number, head.preemptions, head.alive()) == (2, 5, False)
+    assert reader.head() is head
+    read = reader.newest()
+    assert read is not None
+    assert read.number == 2
+    writer.withdraw()
+    head = reader.head()
+    assert head is not None
+    assert (head.number, head.alive()) == (0, False)
+
+
 def test_the_newest_of_several_plans_is_read(tmp_path: Path) -> None:
     writer, reader = BoardWriter(tmp_path / "plan.board"), BoardReader(tmp_path / "plan.board")
     for number in (1, 2, 3):
@@ -124,7 +142,8 @@ def test_a_reader_never_sees_a_mixture_of_two_plans(tmp_path: Path) -> None:
         seen: list[int] = []
         deadline_s = time.monotonic() + 30
         while len(seen) < 300 and time.monotonic() < deadline_s:
-            read = reader.newest()
+            head, read = reader.head(), reader.newest()
+            assert head is None or head.preemptions == head.number % 500
             if read is not None:
                 assert is_whole(read)
                 seen.append(read.number)

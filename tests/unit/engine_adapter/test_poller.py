@@ -22,7 +22,7 @@ from engine_adapter.agent.scheduler_link import SchedulerLink
 from engine_adapter.agent.settings import AgentSettings
 from engine_adapter.bell import Bell, Ringer
 from engine_adapter.board import BoardWriter
-from engine_adapter.records import Engine
+from engine_adapter.records import Decoded, Engine, handle_of
 from engine_adapter.ring import RingConsumer, RingProducer
 from sidecar.tracing import Tracing
 from tests.unit.engine_adapter.samples import arrived, finished, rows, step
@@ -112,6 +112,24 @@ async def test_a_second_declaration_replaces_the_first(bench: Bench) -> None:
     bench.poller.poll()
     assert [d.request_id for d in bench.living.declarations()] == ["a"]
     assert bench.signals == ["lost", "lost"]
+
+
+async def test_a_short_step_is_the_step_before_with_one_token_more_for_each(bench: Bench) -> None:
+    bench.begin()
+    bench.tell(arrived("a"), arrived("b"), step(4, {"a": 1, "b": 7}), Decoded(5, 123, 0, 0.03, 40, 9))
+    bench.poller.poll()
+    assert [bench.living.age(handle_of(name)) for name in "ab"] == [2, 8]
+    message = bench.scheduler.outbox.take()
+    assert message is not None
+    assert (message.engine_steps, message.free_kv_blocks, list(message.running.computed_tokens)) == (2, 40, [5, 11])
+
+
+async def test_a_short_step_after_another_than_the_last_is_passed_over(bench: Bench) -> None:
+    bench.tell(Decoded(1, 0, 0, 0.0, 0, 0))
+    bench.begin()
+    bench.tell(arrived("a"), step(4, {"a": 1}), Decoded(6, 0, 0, 0.0, 0, 0), ENGINE, Decoded(5, 0, 0, 0.0, 0, 0))
+    bench.poller.poll()
+    assert bench.counters.steps == 2
 
 
 async def test_a_row_that_comes_before_its_request_waits_for_one_poll(bench: Bench) -> None:

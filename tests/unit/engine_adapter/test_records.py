@@ -3,7 +3,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from engine_adapter.records import Arrived, Engine, Finished, Record, Rows, Step, handle_of, unpack
+from engine_adapter.records import Arrived, Decoded, Engine, Finished, Record, Rows, Step, handle_of, unpack
 
 
 def u64(*values: int) -> np.ndarray:
@@ -30,6 +30,7 @@ RECORDS: list[Record] = [
     arrived(),
     Step(5, 10**18, 2**40, 0.25, 77, 3, u64(1, 2), u32(3, 4), u32(5, 6), u64(9, 8, 7), 2),
     Step(1, 2, 0, 0.0, 0, 0, u64(), u32(), u32(), u64(), 0),
+    Decoded(5, 10**18, 2**40, 0.25, 77, 3),
     Finished(2**64 - 1, 2, 256, 1.5, 0.5, 3, 120),
     rows(1, np.float16),
     rows(2, np.uint16),
