@@ -27,7 +27,7 @@ lint: $(READY)  ## ruff, mypy, buf
 vllm-sources: $(READY)  ## Fetches the oldest and newest supported vLLM's sources (700 MB), for `make test` to test
 	python -m tests.integration.vllm_sources
 
-bench-loop: $(READY)  ## Times the loop from hidden states to plan, without an engine (about 3 minutes)
+bench-loop: $(READY)  ## Times the loop from hidden states to plan, without an engine (about 6 minutes)
 	python -m benchmarks.loop --out out/bench/loop.json
 
 proto: $(READY)  ## Generates trail.v1 from the contract

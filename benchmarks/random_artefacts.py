@@ -22,8 +22,8 @@ OPSET = 17
 def make(folder: Path, like: Path, *, dim: int, seed: int = 0, half: bool = False) -> Path:
     """Writes an artefact named `dim-<dim>` (`-half`), whose other parts are those of the artefact `like`.
 
-    One layer of 512. Weights are stored as halves and computed with in float32, beside it in eight bits for CPUs; or,
-    with `half`, all but the softmax is computed in float16.
+    One layer of 512. Weights are stored as halves and computed with in float32, beside it in eight bits for CPUs and
+    cut for projected rows; or, with `half`, all but the softmax is computed in float16.
     """
     shutil.copytree(like, folder)
     manifest = json.loads((like / "manifest.json").read_text())
@@ -40,12 +40,17 @@ def make(folder: Path, like: Path, *, dim: int, seed: int = 0, half: bool = Fals
         hashes[name] = hashlib.sha256(content).hexdigest()
         graph = Graph(content, threads=1, providers=[CPU])
         answers[name] = graph.run(hidden=hidden, age=np.array(ages, dtype=np.float32)).tolist()
+    projected, files = ({}, {}) if half else export.projected_files(network)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+        hashes[name] = hashlib.sha256(content).hexdigest()
     changes = {
         "name": f"dim-{dim}-half" if half else f"dim-{dim}",
         "served_model": "random",
         "layers": [0],
         "hidden_size": dim,
         "dim": dim,
+        "projected_dim": projected.get("projected_dim"),
         "files": hashes,
         "canary": {
             "hidden_seed": seed,
