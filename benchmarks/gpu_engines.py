@@ -152,18 +152,23 @@ class Engines:
         self.stack.set_policy(self.engine_id, wire_policy.settings(choice))
 
     def agent(self) -> dict[str, Any]:
-        """The agent's statistics, written after now.
+        """The attached one's agent, now."""
+        return agent_statistics(self.engine_id)
 
-        Raises RuntimeError where none were written for ten seconds: the agent is dead.
-        """
-        path, asked_s = engine_paths(self.engine_id).folder / "statistics.json", time.time()
-        while time.time() < asked_s + COUNTERS_WAIT_S:
-            with contextlib.suppress(FileNotFoundError):
-                found: dict[str, Any] = json.loads(path.read_text())
-                if found["written_s"] > asked_s:
-                    return found
-            time.sleep(0.05)
-        raise RuntimeError(f"the agent of {self.engine_id} has written no statistics: see its log")
+
+def agent_statistics(engine_id: str) -> dict[str, Any]:
+    """What the agent of an engine of this host wrote of itself after now.
+
+    Raises RuntimeError where it wrote nothing for ten seconds: it is dead.
+    """
+    path, asked_s = engine_paths(engine_id).folder / "statistics.json", time.time()
+    while time.time() < asked_s + COUNTERS_WAIT_S:
+        with contextlib.suppress(FileNotFoundError):
+            found: dict[str, Any] = json.loads(path.read_text())
+            if found["written_s"] > asked_s:
+                return found
+        time.sleep(0.05)
+    raise RuntimeError(f"the agent of {engine_id} has written no statistics: see its log")
 
 
 @contextlib.contextmanager
@@ -184,7 +189,7 @@ def running(
         every_tokens: K: a decode row is shipped at every K-th age.
         one_by_one: start one engine after the other, not both at once.
     """
-    on_cpu = _prepare()
+    on_cpu = prepare_environment()
     engine_id = f"benchmark-{os.getpid()}"
     logs.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as parts:
@@ -213,8 +218,8 @@ def running(
         yield Engines(stock, attached, engine_id, stack, tap, on_cpu)
 
 
-def _prepare() -> bool:
-    """Sets what vLLM reads from the environment; whether it runs on the CPU."""
+def prepare_environment() -> bool:
+    """Sets what vLLM reads from the environment, of this process and its children; whether it runs on the CPU."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from vllm.platforms import current_platform
