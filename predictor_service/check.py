@@ -83,6 +83,8 @@ def description(artefact: Artefact, folder: Path) -> Iterator[tuple[str, str]]:
     yield f"sha256 {MANIFEST}", hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
     yield "training", _summary(manifest.training) or "not said"
     yield "test", _tested(manifest.metrics)
+    cut = artefact.projected
+    yield "projected rows", f"{cut.project.dim} values, projection {cut.id}" if cut else "none (`trail train split`)"
     yield "runs on", artefact.classifier.device
     yield "classifier", _timings(_classifier_run(artefact))
     yield f"prompt of {PROMPT_TOKENS} tokens", _timings(_prompt_run(artefact))

@@ -84,7 +84,6 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
                 raise Refused(grpc.StatusCode.FAILED_PRECONDITION, "only steps may follow `open`")
             # Between two steps an engine goes over to an artefact that replaced its own.
             artefact = self._artefact_for(engine, first.open)
-            wire.check_layout(first.open, artefact)
             self._engines.switch(engine, stream, artefact)
             traceparent = message.step.traceparent
             span = self._tracing.follow("predict", traceparent) if traceparent else None

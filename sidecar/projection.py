@@ -38,7 +38,8 @@ class Projection:
     def __call__(self, hidden: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
         """[N, P] of hidden states [N, D], computed in float32: what an engine is measured against."""
         standard = np.clip((hidden.astype(np.float32) - self.mean) * self.scale, -self.limit, self.limit)
-        return np.asarray(standard @ self.weight.astype(np.float32), dtype=np.float16)
+        with np.errstate(over="ignore"):
+            return np.asarray(standard @ self.weight.astype(np.float32), dtype=np.float16)
 
     def pack(self) -> bytes:
         """The file, npz; equal projections make equal files."""

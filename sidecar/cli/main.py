@@ -46,13 +46,21 @@ def serve(
     layers: Annotated[
         str, typer.Option(help="Layers to tap, as 12,18; default: those of the artefact, asked of the predictor.")
     ] = "",
+    rows: Annotated[
+        Literal["hidden", "projected"] | None,
+        typer.Option(
+            help="What the engine sends: hidden states, or projected ones, which are shorter and say the same to this "
+            "artefact alone; default: projected where the artefact can."
+        ),
+    ] = "hidden",
     wait_s: Annotated[float, typer.Option(help="How long to wait for the predictor at the start.")] = 30.0,
 ) -> None:
     """Serves MODEL with vLLM, OpenAI-compatible, with the adapter attached. Any other flag goes to `vllm serve`."""
-    from sidecar.cli.serve import ServeError, run_serve
+    from sidecar.cli.serve import run_serve
+    from sidecar.cli.tapping import ServeError
 
     try:
-        code = run_serve(model, context.args, engine_id, predictor, scheduler, artefact, layers, wait_s)
+        code = run_serve(model, context.args, engine_id, predictor, scheduler, artefact, layers, rows, wait_s)
     except ServeError as error:
         typer.echo(f"trail serve: {error}", err=True)
         raise typer.Exit(2) from None

@@ -14,18 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-import grpc
-
 from engine_adapter.paths import engine_paths
+from sidecar import projection
+from sidecar.cli.tapping import RowKind, ServeError, fetch_projection, tap_settings
 from sidecar.supervise import Supervisor
-from trail.v1 import predictor_pb2, predictor_pb2_grpc
 
 ADAPTER = "engine_adapter.vllm"
-DTYPE_NAMES = {1: "float16", 2: "bfloat16", 3: "float32"}
-
-
-class ServeError(RuntimeError):
-    """The engine cannot be started; the text says what to change."""
 
 
 def run_serve(
@@ -36,35 +30,61 @@ def run_serve(
     scheduler: str,
     artefact: str,
     layers: str,
+    rows: RowKind | None,
     wait_s: float,
 ) -> int:
     """Serves until the engine ends or a signal comes; returns the engine's exit status.
 
     Raises:
-        ServeError: no predictor, a wrong layer list, or a model whose hidden size does not fit.
+        ServeError: no predictor, a wrong layer list, a model whose hidden size does not fit, or no projection for
+            rows that shall be projected.
     """
     tapped, row_dtype = tap_settings(model, predictor, artefact, layers, wait_s)
+    file = fetch_projection(predictor, artefact, layers, rows, wait_s)
     try:
         folder = engine_paths(engine_id).folder
     except ValueError as error:
         raise ServeError(str(error)) from None
     _clear(folder, engine_id)
     trail: dict[str, object] = {"engine_id": engine_id, "layers": tapped, "row_dtype": row_dtype}
+    projection_id = ""
+    if file is not None:
+        projection_id = projection.id_of(file)
+        trail["projection"] = keep_projection(file, folder)
     command = vllm_command(model, vllm_flags, trail)
-    with agent_beside(engine_id, predictor, scheduler, artefact):
+    with agent_beside(engine_id, predictor, scheduler, artefact, projection_id=projection_id):
         engine = subprocess.Popen(command)  # noqa: S603 - vLLM, as asked
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: engine.send_signal(signal.SIGINT))
         return engine.wait()
 
 
+def keep_projection(file: bytes, folder: Path) -> dict[str, object]:
+    """Writes a projection's file into an engine's private folder; what the adapter's settings say of it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / "projection.npz"
+    path.touch(mode=0o600)
+    path.write_bytes(file)
+    return {"path": str(path), "id": projection.id_of(file), "dim": projection.unpack(file).dim}
+
+
 def agent_beside(
-    engine_id: str, predictor: str, scheduler: str, artefact: str, log: IO[bytes] | None = None
+    engine_id: str,
+    predictor: str,
+    scheduler: str,
+    artefact: str,
+    log: IO[bytes] | None = None,
+    projection_id: str = "",
 ) -> Supervisor:
-    """The agent of an engine of this host, kept alive while the context lasts; ``log``: where its log goes."""
+    """The agent of an engine of this host, kept alive while the context lasts.
+
+    Args:
+        log: where its log goes.
+        projection_id: of what the engine's rows go through; empty: it sends hidden states.
+    """
     settings = {
         "ENGINE_ID": engine_id, "PREDICTOR_TARGET": predictor, "SCHEDULER_TARGET": scheduler, "MODEL": artefact,
-        "EXIT_WITH_PARENT": "true",
+        "PROJECTION": projection_id, "EXIT_WITH_PARENT": "true",
     }  # fmt: skip
     environment = {f"TRAIL_AGENT_{name}": value for name, value in settings.items()}
     return Supervisor("agent", [sys.executable, "-m", "engine_adapter.agent"], environment, log)
@@ -151,38 +171,3 @@ def adapter_classes(synchronous: bool) -> tuple[str, str]:
         return f"{ADAPTER}.scheduler.TrailScheduler", f"{ADAPTER}.cpu_worker.TrailCPUWorker"
     scheduler = "TrailScheduler" if synchronous else "TrailAsyncScheduler"
     return f"{ADAPTER}.scheduler.{scheduler}", f"{ADAPTER}.worker.TrailGPUWorker"
-
-
-def tap_settings(model: str, predictor: str, artefact: str, layers: str, wait_s: float) -> tuple[list[int], str]:
-    """Which layers to tap, and how their vectors travel."""
-    if layers:
-        try:
-            return [int(layer) for layer in layers.split(",")], "float16"
-        except ValueError:
-            raise ServeError(f"--layers {layers!r}: give numbers, as 12,18") from None
-    try:
-        with grpc.insecure_channel(predictor) as channel:
-            grpc.channel_ready_future(channel).result(timeout=wait_s)
-            stub = predictor_pb2_grpc.PredictorServiceStub(channel)
-            found = stub.GetModel(predictor_pb2.GetModelRequest(name=artefact), timeout=wait_s).model
-    except grpc.FutureTimeoutError:
-        raise ServeError(
-            f"no predictor service at {predictor} after {wait_s:.0f} s: start one (`trail up`), give --predictor, "
-            "or give --layers to start without asking"
-        ) from None
-    except grpc.RpcError as error:
-        raise ServeError(f"predictor service at {predictor}: {error.details()}") from None
-    _check_width(model, found)
-    return list(found.layers), DTYPE_NAMES.get(found.dtype, "float16")
-
-
-def _check_width(model: str, found: predictor_pb2.Model) -> None:
-    config = Path(model) / "config.json"
-    if not config.is_file():
-        return
-    hidden = json.loads(config.read_text()).get("hidden_size")
-    if hidden is not None and hidden * len(found.layers) != found.dim:
-        raise ServeError(
-            f"artefact {found.name!r} reads {len(found.layers)} layers of {found.dim // max(len(found.layers), 1)} "
-            f"values (trained for {found.served_model}), but {model} has {hidden}: choose another with --artefact"
-        )

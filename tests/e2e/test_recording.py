@@ -53,8 +53,9 @@ def served(model: Path) -> Iterator[Served]:
             for service in services:
                 service.start()
             with attached_engine(
-                model, SLOTS, share_cores(), folder / "engine.log", ENGINE_ID, predictor.address, scheduler.address
-            ) as engine:
+                model, SLOTS, share_cores(), folder / "engine.log", ENGINE_ID, predictor.address, scheduler.address,
+                rows="hidden",
+            ) as engine:  # fmt: skip
                 samples = send(engine.url, ASKED, [0.0] * len(ASKED), SAMPLING)
                 with redis.Redis.from_url(store.url) as client:
                     until(lambda: len(read_outcomes(client, ENGINE_ID)) == len(ASKED), "all outcomes are noted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +80,21 @@ def checked(
     tokens: dict[tuple[int, ...], list[int]],
     events: list[Any],
     rows: list[Any],
+    *,
+    sent: Callable[[Any], Any] = lambda states: states,
+    error: float = 1e-4,
 ) -> int:
     """Rows that agree with their prompt's reference at their position; fails at the first that does not.
 
-    ``tokens``: prompt -> prompt and output.
+    ``tokens``: prompt -> prompt and output. ``sent``: what an engine makes of hidden states [N, D]. ``error``: of the
+    largest value.
     """
     prompts = {e.handle: tuple(e.prompt_token_ids.tolist()) for e in events if isinstance(e, Arrived)}
     states: dict[int, Any] = {}
     for handle, prompt in prompts.items():
         with torch.no_grad():
             hidden = references[prompt](torch.tensor([tokens[prompt]]), output_hidden_states=True).hidden_states
-        states[handle] = torch.cat([hidden[layer][0] for layer in LAYERS], 1).numpy()
+        states[handle] = sent(torch.cat([hidden[layer][0] for layer in LAYERS], 1).numpy())
     agreed = 0
     for step in rows:
         assert isinstance(step, Rows)
@@ -98,6 +103,6 @@ def checked(
         found += zip(step.handles.tolist(), step.ages.tolist(), step.vectors, strict=True)
         for handle, age, vector in found:
             wanted = states[handle][len(prompts[handle]) + age - 1]
-            np.testing.assert_allclose(vector, wanted, atol=1e-4 * np.abs(wanted).max())
+            np.testing.assert_allclose(vector, wanted, atol=error * np.abs(wanted).max())
             agreed += 1
     return agreed

@@ -16,14 +16,15 @@ PLAN_TTL_MS = 1_000
 
 
 class Loop:
-    def __init__(self, folder: Path, valkey: Valkey, otlp_endpoint: str = "", **agent: str) -> None:
-        model = artefacts.make(folder / "model", hidden_size=DIM)
+    def __init__(self, folder: Path, valkey: Valkey, otlp_endpoint: str = "", *, dim: int = DIM, **agent: str) -> None:
+        """`dim`: of the rows that the engine sends."""
+        model = artefacts.make(folder / "model", hidden_size=DIM, projected=True)
         self.valkey = valkey
         shared = {"redis_url": valkey.url, "otlp_endpoint": otlp_endpoint}
-        self.predictor = ServiceProcess("predictor_service.main", model_dir=model, **shared)
+        self.predictor = ServiceProcess("predictor_service.main", model_dir=model, model_poll_s=0.5, **shared)
         self.scheduler = ServiceProcess("scheduler_service.main", plan_ttl_ms=PLAN_TTL_MS, policy="srpt", **shared)
         self._agent_settings = {"otlp_endpoint": otlp_endpoint, **agent}
-        self.harness = Harness(folder / "shm", DIM)
+        self.harness = Harness(folder / "shm", dim)
         self.engine = self.harness.engine
 
     async def start(self) -> None:
@@ -32,11 +33,14 @@ class Loop:
         self.agent = AgentProcess(self.harness.settings(*targets, **self._agent_settings))
         await self.agent.start()
 
-    async def stop(self) -> None:
-        print(await self.agent.end())
+    async def stop(self) -> str:
+        """What the agent logged."""
+        log = await self.agent.end()
+        print(log)
         for service in (self.predictor, self.scheduler):
             service.kill()
             print(*service.log[-20:], sep="")
+        return log
 
     def count(self, name: str) -> int:
         return int(self.harness.statistics()["counters"][name])

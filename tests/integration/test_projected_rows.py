@@ -11,9 +11,12 @@ import pytest
 
 from predictor_service.artefact import load
 from sidecar import projection
+from sidecar.cli.serve import keep_projection
+from sidecar.cli.tapping import RowKind, ServeError, fetch_projection
 from tests import artefacts
 from tests.conftest import Valkey
-from tests.integration.predictor_client import Client, declaration, decode_rows, hidden, prompt_rows
+from tests.integration.predictor_client import Client, declaration, decode_rows, hidden, prompt_rows, service
+from tests.integration.test_agent_real_services import Loop
 from tests.integration.test_model_reload import IN_TRIAL, SHARE, deliver, metric, predictor, until_served
 from trail.v1 import predictor_pb2
 
@@ -147,3 +150,59 @@ async def test_a_model_without_a_projection_says_so(models: Path, valkey: Valkey
             await fetched(connected, "old")
         with pytest.raises(grpc.aio.AioRpcError, match="'old' has none"):
             await connected.stream().open(model="old", dim=12, projection="0123456789abcdef")
+
+
+async def test_an_engine_is_planned_by_projected_rows_until_an_artefact_of_another_projection_comes(
+    tmp_path: Path, valkey: Valkey
+) -> None:
+    first = load(artefacts.make(tmp_path / "first", projected=True)).projected
+    other = load(artefacts.make(tmp_path / "other", projected=True, seed=1)).projected
+    assert first is not None
+    assert other is not None
+    loop = Loop(tmp_path, valkey, dim=artefacts.WIDTH, projection=first.id)
+    await loop.start()
+    try:
+        loop.harness.submit(4, output_tokens=2_500)
+        await loop.refined_again()
+        shutil.copytree(tmp_path / "other", tmp_path / "model", dirs_exist_ok=True)
+        await loop.harness.until(lambda: not loop.harness.statistics()["connected"]["predictor_link"])
+        await loop.harness.until(lambda: loop.engine.plan is None)
+        assert loop.harness.statistics()["connected"]["scheduler_link"]
+        assert loop.engine.living == 4
+        shutil.copytree(tmp_path / "first", tmp_path / "model", dirs_exist_ok=True)
+        await loop.refined_again()
+        assert loop.count("row_errors") == 0
+    finally:
+        log = await loop.stop()
+    assert f"rows come projected by {first.id}, but model 'tiny' has {other.id}: start the engine again" in log
+
+
+async def test_serve_fetches_what_it_is_told_to_have_projected(models: Path, valkey: Valkey, tmp_path: Path) -> None:
+    """The one of four megabytes is too large for one message of gRPC's."""
+    artefacts.make(models / "large", name="large", projected=True, hidden_size=180_000)
+    artefacts.make(models / "old", name="old")
+    own = load(models / "tiny").projected
+    assert own is not None
+
+    async with service(models, valkey.url, default_model="tiny") as address:
+
+        async def fetch(artefact: str, rows: RowKind | None, layers: str = "") -> bytes | None:
+            return await asyncio.to_thread(fetch_projection, address, artefact, layers, rows, 10.0)
+
+        assert await fetch("", None) == await fetch("tiny", "projected") == own.content
+        assert await fetch("", "hidden") is None
+        assert await fetch("old", None) is None
+        assert await fetch("", None, "3") is None
+        large = await fetch("large", None)
+        assert large == (models / "large" / "projection.npz").read_bytes()
+        assert len(large) > 4 << 20
+        with pytest.raises(ServeError, match="'old' has no projection"):
+            await fetch("old", "projected")
+        with pytest.raises(ServeError, match="leave --layers out"):
+            await fetch("", "projected", "3")
+
+    kept = keep_projection(own.content, tmp_path / "engine")
+    path = tmp_path / "engine" / "projection.npz"
+    assert kept == {"path": str(path), "id": own.id, "dim": artefacts.WIDTH}
+    assert path.read_bytes() == own.content
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)

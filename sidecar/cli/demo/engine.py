@@ -18,6 +18,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar.cli.serve import stock_command
+from sidecar.cli.tapping import RowKind
 
 SERVED_NAME = "smollm2"
 START_TIMEOUT_S = 240.0
@@ -92,11 +93,19 @@ def stock_engine(model: Path, slots: int, cores: Cores | None, log: Path) -> Ite
 
 @contextlib.contextmanager
 def attached_engine(
-    model: Path, slots: int, cores: Cores | None, log: Path, engine_id: str, predictor: str, scheduler: str
+    model: Path,
+    slots: int,
+    cores: Cores | None,
+    log: Path,
+    engine_id: str,
+    predictor: str,
+    scheduler: str,
+    rows: RowKind | None = None,
 ) -> Iterator[Server]:
-    """The same through ``trail serve``."""
+    """The same through ``trail serve``; ``rows`` as its ``--rows``."""
     port = free_port()
     trail = ["--engine-id", engine_id, "--predictor", predictor, "--scheduler", scheduler]
+    trail += [] if rows is None else ["--rows", rows]
     command = [sys.executable, "-m", "sidecar.cli.main", "serve", str(model), *trail, *engine_flags(slots, port)]
     with _server(command, port, cores, log) as server:
         yield server
