@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +18,15 @@ from engine_adapter.ring import padded
 Handles = npt.NDArray[np.uint64]
 Counts = npt.NDArray[np.uint32]
 
-ARRIVED, STEP, FINISHED, ENGINE, ROWS, DECODED = range(1, 7)
+ARRIVED, STEP, FINISHED, ENGINE, ROWS = range(1, 6)
 DTYPES: dict[int, np.dtype[np.generic]] = {1: np.dtype(np.float16), 2: np.dtype(np.uint16), 3: np.dtype(np.float32)}
 """Codes of trail.v1.Dtype; bfloat16 travels as its bits."""
 
 MAX_NAME_BYTES = 256
 """Of a request id and of a tenant."""
 
-_NOBODY: Handles = np.zeros(0, np.uint64)
 _ARRIVED = struct.Struct("<BQdIIIiIHH")
-_STEP = struct.Struct("<BQQQdIIIII")
-_DECODED = struct.Struct("<BQQQdII")
+_STEP = struct.Struct("<BQQQdIIIII?I")
 _FINISHED = struct.Struct("<BQBIddII")
 _ENGINE = struct.Struct("<BIIII")
 _ROWS = struct.Struct("<BQBIII")
@@ -51,6 +49,10 @@ def _short(text: str) -> bytes:
     suffix = f"~{handle_of(text):016x}".encode()
     start = encoded[: MAX_NAME_BYTES - len(suffix)].decode(errors="ignore").encode()
     return start + suffix
+
+
+def _nobody() -> Handles:
+    return np.zeros(0, np.uint64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,11 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One scheduling step: the running batch as it goes into the step."""
+    """One scheduling step: the running batch as it goes into the step.
+
+    Not ``whole``, it tells of some requests only. The batch is then that of the step before without those who ``left``
+    it; those told of are as told, and all others one token further.
+    """
 
     step: int
     monotonic_ns: int
@@ -111,40 +117,31 @@ class Step:
     preempted: Handles
     preempted_by_plan: int
     """How many of ``preempted``, from the front, a plan asked for."""
+    whole: bool = True
+    left: Handles = field(default_factory=_nobody)
 
     def pack(self) -> bytes:
         return b"".join((
             _STEP.pack(
                 STEP, self.step, self.monotonic_ns, self.plan_number, self.duration_s, self.free_kv_blocks,
-                self.waiting, len(self.running), len(self.preempted), self.preempted_by_plan,
+                self.waiting, len(self.running), len(self.preempted), self.preempted_by_plan, self.whole,
+                len(self.left),
             ),
             self.running.tobytes(), self.ages.tobytes(), self.computed_tokens.tobytes(), self.preempted.tobytes(),
+            self.left.tobytes(),
         ))  # fmt: skip
 
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """A step that says of its batch only this: as in the step before, each request one token further."""
-
-    step: int
-    monotonic_ns: int
-    plan_number: int
-    duration_s: float
-    free_kv_blocks: int
-    waiting: int
-
-    def pack(self) -> bytes:
-        return _DECODED.pack(
-            DECODED, self.step, self.monotonic_ns, self.plan_number, self.duration_s, self.free_kv_blocks, self.waiting
-        )
-
     def after(self, before: Step) -> Step:
-        """The whole step, from the one before."""
+        """This step whole, from the step before, whole too."""
+        stay = ~np.isin(before.running, np.concatenate((self.left, self.running)))
         return replace(
-            before, step=self.step, monotonic_ns=self.monotonic_ns, plan_number=self.plan_number,
-            duration_s=self.duration_s, free_kv_blocks=self.free_kv_blocks, waiting=self.waiting, ages=before.ages + 1,
-            computed_tokens=before.computed_tokens + 1, preempted=_NOBODY, preempted_by_plan=0,
-        )  # fmt: skip
+            self,
+            running=np.concatenate((before.running[stay], self.running)),
+            ages=np.concatenate((before.ages[stay] + np.uint32(1), self.ages)),
+            computed_tokens=np.concatenate((before.computed_tokens[stay] + np.uint32(1), self.computed_tokens)),
+            whole=True,
+            left=_nobody(),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +205,7 @@ def rows_head(
     return head.ljust(padded(len(head)), b"\0")
 
 
-Record = Engine | Arrived | Step | Decoded | Finished | Rows
+Record = Engine | Arrived | Step | Finished | Rows
 
 
 def unpack(record: bytes) -> Record:
@@ -246,13 +243,14 @@ def _arrived(record: bytes) -> Arrived:
 
 
 def _step(record: bytes) -> Step:
-    _, step, at_ns, plan, duration, free, waiting, running, preempted, by_plan = _STEP.unpack_from(record)
+    _, step, at_ns, plan, duration, free, waiting, running, preempted, by_plan, whole, left = _STEP.unpack_from(record)
     rest = _Cursor(record, _STEP.size)
     handles = rest.take(np.uint64, running).astype(np.uint64, copy=False)
     ages = rest.take(np.uint32, running).astype(np.uint32, copy=False)
     computed = rest.take(np.uint32, running).astype(np.uint32, copy=False)
     gone = rest.take(np.uint64, preempted).astype(np.uint64, copy=False)
-    return Step(step, at_ns, plan, duration, free, waiting, handles, ages, computed, gone, by_plan)
+    away = rest.take(np.uint64, left).astype(np.uint64, copy=False)
+    return Step(step, at_ns, plan, duration, free, waiting, handles, ages, computed, gone, by_plan, whole, away)
 
 
 def _rows(record: bytes) -> Rows:
@@ -273,7 +271,6 @@ def _rows(record: bytes) -> Rows:
 _PARSERS: dict[int, Callable[[bytes], Record]] = {
     ARRIVED: _arrived,
     STEP: _step,
-    DECODED: lambda record: Decoded(*_DECODED.unpack_from(record)[1:]),
     FINISHED: lambda record: Finished(*_FINISHED.unpack_from(record)[1:]),
     ENGINE: lambda record: Engine(*_ENGINE.unpack_from(record)[1:]),
     ROWS: _rows,

@@ -10,7 +10,7 @@ from engine_adapter.agent.backoff import Backoff
 from engine_adapter.agent.counters import Counters
 from engine_adapter.agent.intake import Intake
 from engine_adapter.bell import Bell
-from engine_adapter.records import Arrived, Decoded, Engine, Finished, Rows, Step, unpack
+from engine_adapter.records import Arrived, Engine, Finished, Rows, Step, unpack
 from engine_adapter.ring import RingConsumer, RingError
 from sidecar.waiting import within
 
@@ -141,12 +141,17 @@ class Poller:
             case Step() if self._known():
                 self._complete()
                 self._stepped(record)
-            case Decoded() if self._newest is not None and record.step == self._newest.step + 1:
-                self._stepped(record.after(self._newest))
             case Finished() if self._known():
                 self._intake.finished(record)
 
     def _stepped(self, step: Step) -> None:
+        """A part of a step counts where the one before is known; a whole one follows within some steps."""
+        before = self._newest
+        if not step.whole:
+            if before is None or step.step != before.step + 1:
+                self._newest = None
+                return
+            step = step.after(before)
         self._newest = step
         self._intake.stepped(step)
 

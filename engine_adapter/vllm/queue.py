@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.request import Request
@@ -19,23 +20,28 @@ class PlannedQueue(RequestQueue):
     def __init__(self, requests: Iterable[Request] = ()) -> None:
         self._own: OrderedDict[str, Request] = OrderedDict((r.request_id, r) for r in requests)
         self._head: deque[str] = deque()
+        self._rest: Iterator[str | None] = iter(())
+        """What the plan names behind ``_head``: looked at as far as places are free."""
 
-    def follow(self, request_ids: Iterable[str]) -> None:
+    def follow(self, request_ids: Iterable[str | None]) -> None:
         """Serves these first, in this order; ids that do not wait are passed over."""
-        self._head = deque(request_ids)
+        self._head, self._rest = deque(), iter(request_ids)
 
     def add_request(self, request: Request) -> None:
         self._own[request.request_id] = request
 
     def peek_request(self) -> Request:
-        while self._head:
-            request = self._own.get(self._head[0])
-            if request is not None:
-                return request
-            self._head.popleft()
+        self._bring_up()
         if not self._own:
             raise IndexError("peek from an empty queue")
-        return next(iter(self._own.values()))
+        return self._own[self._head[0]] if self._head else next(iter(self._own.values()))
+
+    def _bring_up(self) -> None:
+        """Lets ``_head`` begin with a request that waits, if the plan names one."""
+        while self._head and self._head[0] not in self._own:
+            self._head.popleft()
+        if not self._head:
+            self._head.extend(islice((name for name in self._rest if name is not None and name in self._own), 1))
 
     def pop_request(self) -> Request:
         if not self._own:
@@ -48,8 +54,7 @@ class PlannedQueue(RequestQueue):
     def prepend_request(self, request: Request) -> None:
         """Puts a request first, in front of a plan too: the engine has to take it back."""
         self.restore_request(request)
-        if self._head:
-            self._head.appendleft(request.request_id)
+        self._head.appendleft(request.request_id)
 
     def restore_request(self, request: Request) -> None:
         """Puts a request first in the engine's own order, behind the head of a plan."""
@@ -80,6 +85,7 @@ class PlannedQueue(RequestQueue):
         return len(self._own)
 
     def __iter__(self) -> Iterator[Request]:
+        self._head.extend(name for name in self._rest if name is not None)
         first = dict.fromkeys(name for name in self._head if name in self._own)
         yield from (self._own[name] for name in first)
         yield from (request for name, request in self._own.items() if name not in first)

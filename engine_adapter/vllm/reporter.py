@@ -4,20 +4,20 @@ counted, and the agent asks for all living requests again."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.request import Request, RequestStatus
 
-from engine_adapter.records import Arrived, Decoded, Engine, Finished, Step, handle_of
+from engine_adapter.records import Arrived, Engine, Finished, Step, handle_of
 from engine_adapter.ring import RingProducer
 
 IN_FLIGHT_STEPS = 3
-"""After so many steps alike, no step that is still under way can have been another."""
+"""What a request was given so many steps ago has come back by now."""
 WHOLE_EVERY_STEPS = 32
 STOP, LENGTH, ABORT, ERROR = 1, 2, 3, 4  # trail.v1.FinishReason
 _REASONS = {
@@ -55,10 +55,14 @@ class Reporter:
         self._watched: dict[str, _Living] = {}
         """Admitted and without a token yet, or preempted and not back yet."""
         self._last_step_ns = 0
-        self._alike, self._count, self._changed = 0, 0, True
-        """Steps in a row that gave one token to each of the same ``_count`` requests; whether one has left since."""
-        self._probe: tuple[Request, int] | None = None
-        """One of them, and the age that was reported of it: they age together."""
+        self.progress = 0
+        """Steps whose outcome has come since the last report."""
+        self._batch: set[str] = set()
+        self._left: list[int] = []
+        """Handles of those who have left the batch since the last report."""
+        self._unsettled: dict[str, int] = {}
+        """Those of the batch who do not just decode yet, with the step in which they last did otherwise."""
+        self._whole_until = 0
         self._declare_all()
 
     def request_ids(self, handles: Iterable[int]) -> list[str | None]:
@@ -79,7 +83,7 @@ class Reporter:
             self._ring.write(_arrived(living).pack())
 
     def finished(self, request: Request) -> None:
-        self._changed = True
+        self._leaves(request.request_id)
         living = self._living.pop(request.request_id, None)
         if living is None:
             return
@@ -100,17 +104,23 @@ class Reporter:
 
     def preempted(self, request: Request, computed_tokens: int) -> None:
         """``computed_tokens``: KV entries that the preemption discards."""
-        self._changed = True
+        self._leaves(request.request_id)
         living = self._living[request.request_id]
         living.lost_tokens = computed_tokens
         self._watched[request.request_id] = living
+
+    def _leaves(self, name: str) -> None:
+        if name in self._batch:
+            self._batch.remove(name)
+            self._left.append(self._handles[name])
+            self._unsettled.pop(name, None)
 
     def step(
         self,
         number: int,
         running: list[Request],
         output: SchedulerOutput,
-        preempted: Iterable[int],
+        preempted: Sequence[int],
         *,
         preempted_by_plan: int,
         plan_number: int,
@@ -125,49 +135,56 @@ class Reporter:
         known = self._last and (self._before_last or not self._ahead)
         duration_s = (now_ns - self._last_step_ns) / 1e9 if known else 0.0
         self._last_step_ns = now_ns
-        if self._only_decoded(running, output):
-            record: Decoded | Step = Decoded(number, now_ns, plan_number, duration_s, free_kv_blocks, waiting)
-        else:
-            names = [request.request_id for request in running]
-            record = Step(
-                step=number,
-                monotonic_ns=now_ns,
-                plan_number=plan_number,
-                duration_s=duration_s,
-                free_kv_blocks=free_kv_blocks,
-                waiting=waiting,
-                running=np.fromiter(map(self._handles.__getitem__, names), np.uint64, len(names)),
-                ages=np.array([r.num_output_tokens for r in running], np.uint32),
-                computed_tokens=self._computed_tokens(running, names, output),
-                preempted=np.array(list(preempted), np.uint64),
-                preempted_by_plan=preempted_by_plan,
-            )
-            self._probe = (running[0], int(record.ages[0])) if running else None
+        told = self._to_tell(number, running, output)
+        names = [request.request_id for request in told]
+        record = Step(
+            step=number,
+            monotonic_ns=now_ns,
+            plan_number=plan_number,
+            duration_s=duration_s,
+            free_kv_blocks=free_kv_blocks,
+            waiting=waiting,
+            running=_array([self._handles[name] for name in names], np.uint64),
+            ages=_array([request.num_output_tokens for request in told], np.uint32),
+            computed_tokens=_array(self._computed_tokens(told, names, output), np.uint32),
+            preempted=_array(preempted, np.uint64),
+            preempted_by_plan=preempted_by_plan,
+            whole=told is running,
+            left=_array(self._left, np.uint64),
+        )
+        self._left.clear()
         self._before_last, self._last = self._last, output.num_scheduled_tokens
         self._ring.write(record.pack())
 
-    def _only_decoded(self, running: list[Request], output: SchedulerOutput) -> bool:
-        """Whether the batch is that of the last report, each request one token further."""
-        count = len(running)
-        decodes = output.total_num_scheduled_tokens == len(output.num_scheduled_tokens) == count
-        self._alike = self._alike + 1 if decodes and count == self._count and not self._changed else 0
-        self._count, self._changed = count, False
-        if self._alike < IN_FLIGHT_STEPS or self._alike % WHOLE_EVERY_STEPS == 0 or self._probe is None:
-            return False
-        request, age = self._probe
-        self._probe = request, age + 1
-        return bool(request.num_output_tokens == age + 1)
+    def _to_tell(self, number: int, running: list[Request], output: SchedulerOutput) -> list[Request]:
+        """Those of the batch whose progress does not follow from the last report: in most steps the few that came."""
+        scheduled, unsettled = output.num_scheduled_tokens, self._unsettled
+        for name in (*(new.req_id for new in output.scheduled_new_reqs), *output.scheduled_cached_reqs.resumed_req_ids):
+            self._batch.add(name)
+            unsettled[name] = number
+        for name, otherwise in [*unsettled.items()]:
+            if scheduled.get(name) != 1 or self._living[name].request.is_prefill_chunk:
+                unsettled[name] = number
+            elif number - otherwise >= IN_FLIGHT_STEPS:
+                del unsettled[name]
+        if len(scheduled) != len(running):
+            self._whole_until = number + IN_FLIGHT_STEPS
+        one_came_back, self.progress = self.progress == 1, 0
+        if len(self._batch) != len(running):
+            self._batch = {request.request_id for request in running}
+            unsettled.update(dict.fromkeys(self._batch, number))
+        elif one_came_back and number > self._whole_until and number % WHOLE_EVERY_STEPS:
+            return [self._living[name].request for name in unsettled]
+        return running
 
-    def _computed_tokens(
-        self, running: list[Request], names: list[str], output: SchedulerOutput
-    ) -> npt.NDArray[np.uint32]:
+    def _computed_tokens(self, told: list[Request], names: list[str], output: SchedulerOutput) -> list[int]:
         """[N] KV entries that there are: vLLM has counted what this step and those under way are going to compute."""
-        count = len(names)
-        there = np.array([request.num_computed_tokens for request in running], np.int64)
-        there -= np.fromiter(map(output.num_scheduled_tokens.get, names, repeat(0)), np.int64, count)
-        if self._ahead:
-            there -= np.fromiter(map(self._last.get, names, repeat(0)), np.int64, count)
-        return there.clip(min=0).astype(np.uint32)
+        this, last = output.num_scheduled_tokens.get, (self._last if self._ahead else {}).get
+        there = (
+            request.num_computed_tokens - this(name, 0) - last(name, 0)
+            for request, name in zip(told, names, strict=True)
+        )
+        return [count if count > 0 else 0 for count in there]
 
     def _follow_progress(self, output: SchedulerOutput) -> None:
         for new in output.scheduled_new_reqs:
@@ -193,11 +210,19 @@ class Reporter:
         return newcomer
 
     def _declare_all(self) -> None:
-        self._probe = None
+        self._batch.clear()
         self._heard_by = self._ring.consumer_generation
         self._ring.write(self._engine.pack())
         for living in self._living.values():
             self._ring.write(_arrived(living).pack())
+
+
+_EMPTY = {kind: np.zeros(0, kind) for kind in (np.uint32, np.uint64)}
+
+
+def _array(values: Sequence[int], kind: type[Any]) -> npt.NDArray[Any]:
+    """Most are empty, and numpy's ways are long where its code is cold."""
+    return np.array(values, kind) if values else _EMPTY[kind]
 
 
 def _arrived(living: _Living) -> Arrived:

@@ -26,6 +26,7 @@ from engine_adapter.vllm.queue import PlannedQueue
 from engine_adapter.vllm.reporter import Reporter
 
 logger = logging.getLogger("vllm.trail")
+_IS_CHUNK = attrgetter("is_prefill_chunk")
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.scheduler import Scheduler as _Base
@@ -56,9 +57,9 @@ class PlanMixin(_Base):
         )
         self._plan_number = 0
         """Of the plan in force; 0: none."""
-        self._only_decodes = False
-        """Whether the step before gave each request of the batch one token, no more."""
-        self._ranks: dict[str | None, float] = {}
+        self._ranks: dict[str | None, float] | None = {}
+        """By request id; None: still to be taken from ``_read``."""
+        self._read: BoardPlan | None = None
         self._steps = 0
         self._on_cpu = current_platform.is_cpu()
         self._gone: list[int] = []
@@ -78,8 +79,6 @@ class PlanMixin(_Base):
         output = super().schedule(*args, **kwargs)
         for victim in victims:
             self._queue.restore_request(victim)
-        scheduled = len(output.num_scheduled_tokens)
-        self._only_decodes = output.total_num_scheduled_tokens == scheduled == len(self.running)
         self._steps += 1
         self._reporter.step(
             self._steps,
@@ -93,6 +92,10 @@ class PlanMixin(_Base):
         )
         self._gone = []
         return output
+
+    def update_from_output(self, *args: Any, **kwargs: Any) -> Any:
+        self._reporter.progress += 1
+        return super().update_from_output(*args, **kwargs)
 
     def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
         self._reporter.preempted(request, request.num_computed_tokens)
@@ -116,32 +119,29 @@ class PlanMixin(_Base):
             self._fail_open()
             return []
         self._plan_number = head.number
-        newest = self._board.newest() if head.preemptions or self._order_matters() else None
+        admits = len(self.running) < self.max_num_running_reqs and bool(self._queue)
+        order_matters = self._order_matters()
         victims: list[Request] = []
-        if newest is not None:
-            names = self._reporter.request_ids(newest.handles.tolist())
-            self._ranks = dict(zip(names, newest.ranks.tolist(), strict=True))
-            self._queue.follow(filter(None, names))
-            victims = self._preempt(newest)
-            self._sort_running()
-        elif not self._only_decodes:
+        if head.preemptions or admits or order_matters:
+            newest = self._board.newest()
+            if newest is not None:
+                self._read, self._ranks = newest, None
+                self._queue.follow(self._reporter.request_ids(newest.handles.tolist()))
+                victims = self._preempt(newest)
+        if order_matters:
             self._sort_running()
         return victims
 
     def _order_matters(self) -> bool:
-        """Whether the step to come can admit, evict, or leave out anybody."""
-        running = len(self.running)
-        return (
-            not self._only_decodes
-            or (running < self.max_num_running_reqs and bool(self._queue))
-            or self.kv_cache_manager.block_pool.get_num_free_blocks() < running
-        )
+        """Whether blocks or the token budget may not do for all of the batch: decodes take one of either at most."""
+        free_blocks = self.kv_cache_manager.block_pool.get_num_free_blocks()
+        return free_blocks < len(self.running) or any(map(_IS_CHUNK, self.running))
 
     def _fail_open(self) -> None:
         """Back to the engine's own order: the plan on the board has run out."""
         if not self._plan_number:
             return
-        self._plan_number, self._ranks = 0, {}
+        self._plan_number, self._ranks, self._read = 0, {}, None
         self._queue.follow(())
         self.running.sort(key=lambda request: request.arrival_time)
         logger.info("trail: no living plan, back to the engine's own order")
@@ -149,11 +149,13 @@ class PlanMixin(_Base):
     def _sort_running(self) -> None:
         """Best first: where KV blocks run out, vLLM evicts the last of the batch. Prefill chunks go behind decodes,
         lest a long prompt of good rank takes the step's whole token budget."""
-        rank_of, unranked = self._ranks.get, float("inf")
+        if self._ranks is None and self._read is not None:
+            names = self._reporter.request_ids(self._read.handles.tolist())
+            self._ranks = dict(zip(names, self._read.ranks.tolist(), strict=True))
+        rank_of, unranked = (self._ranks or {}).get, float("inf")
         self.running.sort(key=lambda request: rank_of(request.request_id, unranked))
         # Sorting is stable: among the chunks, and among the others, ranks still decide.
-        if any(request.is_prefill_chunk for request in self.running):
-            self.running.sort(key=attrgetter("is_prefill_chunk"))
+        self.running.sort(key=_IS_CHUNK)
 
     def _preempt(self, plan: BoardPlan) -> list[Request]:
         """Carries out those preemptions whose guard still holds and whose beneficiary still needs the place."""

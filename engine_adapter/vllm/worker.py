@@ -10,7 +10,7 @@ from vllm.v1.worker.gpu_worker import Worker
 
 from engine_adapter.bell import Ringer
 from engine_adapter.ring import RingProducer
-from engine_adapter.vllm import compat, runner_v1, runner_v2, settings
+from engine_adapter.vllm import compat, projecting, runner_v1, runner_v2, settings
 from engine_adapter.vllm.shipping import CopiedRows
 from engine_adapter.vllm.tap import Shipper, Tap
 
@@ -67,19 +67,27 @@ class TapMixin(_Base):
         return result
 
     def _shipper(self, given: settings.AdapterSettings) -> Shipper:
-        """A GPU writes rows by itself, where its driver can pin the ring."""
+        """Rows go as they are, or projected."""
         ring = RingProducer(given.paths.rows, given.row_ring_bytes, Ringer(given.paths.row_bell))
+        layers, width, read = len(given.layers), self.model_config.get_hidden_size(), self.model_config.dtype
+        if given.projection is None:
+            return self._out_of_device(ring, given.row_dtype, layers, width, read)
+        project = projecting.load(given.projection, layers * width)
+        inner = self._out_of_device(ring, "float16", 1, project.dim, projecting.ROW_TYPE)
+        most_rows = self.scheduler_config.max_num_seqs
+        return projecting.ProjectedRows(inner, project, layers, read, most_rows, self.device)
+
+    def _out_of_device(self, ring: RingProducer, row_dtype: str, layers: int, width: int, read: Any) -> Shipper:
+        """A GPU writes rows by itself, where its driver can pin the ring."""
         if self.device.type == "cuda":
             try:
                 from engine_adapter.vllm.streaming import StreamedRows
 
-                return StreamedRows(
-                    ring, given.row_dtype, len(given.layers), self.model_config.get_hidden_size(),
-                    self.model_config.dtype, self.scheduler_config.max_num_seqs, self.device,
-                )  # fmt: skip
+                most_rows = self.scheduler_config.max_num_seqs
+                return StreamedRows(ring, row_dtype, layers, width, read, most_rows, self.device)
             except (ImportError, RuntimeError) as error:
                 logger.warning("trail: rows are copied on the step, which slows it: %s", error)
-        return CopiedRows(ring, given.row_dtype)
+        return CopiedRows(ring, row_dtype)
 
     def execute_model(self, scheduler_output: SchedulerOutput, *args: Any, **kwargs: Any) -> Any:
         # Not with the pass: where the last requests end, a step without one tells of them.

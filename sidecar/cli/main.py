@@ -50,9 +50,9 @@ def serve(
         Literal["hidden", "projected"] | None,
         typer.Option(
             help="What the engine sends: hidden states, or projected ones, which are shorter and say the same to this "
-            "artefact alone; default: projected where the artefact can."
+            "artefact alone; default: projected where that makes them four times as short."
         ),
-    ] = "hidden",
+    ] = None,
     wait_s: Annotated[float, typer.Option(help="How long to wait for the predictor at the start.")] = 30.0,
 ) -> None:
     """Serves MODEL with vLLM, OpenAI-compatible, with the adapter attached. Any other flag goes to `vllm serve`."""

@@ -18,7 +18,7 @@ from vllm.v1.request import RequestStatus
 
 from engine_adapter.board import BoardPlan, BoardWriter
 from engine_adapter.paths import EnginePaths, engine_paths
-from engine_adapter.records import Arrived, Decoded, Engine, Finished, Record, Step, handle_of, unpack
+from engine_adapter.records import Arrived, Engine, Finished, Record, Step, handle_of, unpack
 from engine_adapter.ring import RingConsumer
 from engine_adapter.vllm.scheduler import TrailAsyncScheduler, TrailScheduler
 from tests.integration.vllm_engine import PretendEngine, expected_output
@@ -41,7 +41,7 @@ class Attached:
         )
         self._plans = 0
         self._newest: Step | None = None
-        self.short_steps = 0
+        self.parts = 0
 
     def plan(
         self,
@@ -66,15 +66,15 @@ class Attached:
         return self._plans
 
     def read(self) -> list[Record]:
-        """What was reported, short steps made whole."""
+        """What was reported, with steps made whole."""
         records: list[Record] = []
         while (packed := self.events.read()) is not None:
             record = unpack(packed)
-            if isinstance(record, Decoded):
-                assert self._newest is not None
-                record = record.after(self._newest)
-                self.short_steps += 1
             if isinstance(record, Step):
+                if not record.whole:
+                    assert self._newest is not None
+                    record = record.after(self._newest)
+                    self.parts += 1
                 assert self._newest is None or record.step == self._newest.step + 1
                 self._newest = record
             records.append(record)
@@ -150,41 +150,68 @@ def test_any_number_of_slots_is_filled_and_changes_no_token(
 
 @BOTH
 @pytest.mark.parametrize("aborts", [False, True])
-def test_a_short_step_stands_for_the_whole_one(
-    tmp_path: Path, scheduler: type, depth: int, aborts: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("blocks", [400, 60])
+def test_what_a_step_leaves_out_follows_from_the_step_before(
+    tmp_path: Path, scheduler: type, depth: int, blocks: int, aborts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Requests come, end, are preempted and aborted; what was left out is what the agent makes of it."""
-    attached, dice = Attached(tmp_path, scheduler, depth, blocks=120), random.Random(3)
-    engine = attached.engine.scheduler
-    reporter, left_out = engine._reporter, {}
-    decide = reporter._only_decoded
-
-    def watched(running: list[Any], output: Any) -> bool:
-        short = decide(running, output)
-        if short:
-            names = [request.request_id for request in running]
-            ages = [request.num_output_tokens for request in running]
-            computed = reporter._computed_tokens(running, names, output).tolist()
-            left_out[engine._steps] = dict(zip(map(handle_of, names), zip(ages, computed, strict=True), strict=True))
-        return short
-
-    monkeypatch.setattr(reporter, "_only_decoded", watched)
-    for name, (prompt, length) in _requests(dice, 40).items():
-        attached.engine.add(name, prompt, length)
-    while engine.has_unfinished_requests():
+    """Requests come, end, are preempted, evicted and aborted; what the agent makes of the reports is the truth."""
+    attached, dice = Attached(tmp_path, scheduler, depth, blocks=blocks), random.Random(3)
+    engine, truth = attached.engine.scheduler, _watch(attached, monkeypatch)
+    requests = list(_requests(dice, 40).items())
+    while requests or engine.has_unfinished_requests():
+        if requests and dice.random() < 0.3:
+            name, (prompt, length) = requests.pop()
+            attached.engine.add(name, prompt, length)
+        living = attached.running + attached.waiting
         if dice.random() < 0.1:
-            living = attached.running + attached.waiting
             dice.shuffle(living)
             attached.plan(living, [(v, 200, b) for v, b in zip(attached.running[:1], attached.waiting, strict=False)])
-        if aborts and dice.random() < 0.02:
-            engine.finish_requests(dice.choice(attached.running + attached.waiting), RequestStatus.FINISHED_ABORTED)
+        if aborts and living and dice.random() < 0.02:
+            engine.finish_requests(dice.choice(living), RequestStatus.FINISHED_ABORTED)
         attached.engine.step()
+    _check(attached, truth)
+
+
+@BOTH
+def test_a_prefill_of_one_token_a_step_is_told_of(
+    tmp_path: Path, scheduler: type, depth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """63 decodes leave one token of the step's 64 to a long prompt: it looks like one more decode, but does not age."""
+    attached = Attached(tmp_path, scheduler, depth, slots=64)
+    truth = _watch(attached, monkeypatch)
+    for i in range(63):
+        attached.engine.add(f"r{i}", [1], 60)
+    for _ in range(5):
+        attached.engine.step()
+    attached.engine.add("long", list(range(30)), 10)
+    attached.engine.finish()
+    _check(attached, truth)
+
+
+def _watch(attached: Attached, monkeypatch: pytest.MonkeyPatch) -> dict[int, dict[int, tuple[int, int]]]:
+    """Fills with what there is to tell of each step: handle -> age and computed tokens."""
+    reporter, truth = attached.engine.scheduler._reporter, {}
+    decide = reporter._to_tell
+
+    def watched(number: int, running: list[Any], output: Any) -> list[Any]:
+        names = [request.request_id for request in running]
+        ages = [request.num_output_tokens for request in running]
+        computed = reporter._computed_tokens(running, names, output)
+        truth[number] = dict(zip(map(handle_of, names), zip(ages, computed, strict=True), strict=True))
+        return decide(number, running, output)
+
+    monkeypatch.setattr(reporter, "_to_tell", watched)
+    return truth
+
+
+def _check(attached: Attached, truth: dict[int, dict[int, tuple[int, int]]]) -> None:
     told = {record.step: record for record in attached.read() if isinstance(record, Step)}
-    assert attached.short_steps == len(left_out) > 30
-    for number, expected in left_out.items():
+    assert told.keys() == truth.keys()
+    assert attached.parts > len(told) / 3
+    for number, expected in truth.items():
         step = told[number]
         pairs = zip(step.ages.tolist(), step.computed_tokens.tolist(), strict=True)
-        assert dict(zip(step.running.tolist(), pairs, strict=True)) == expected
+        assert dict(zip(step.running.tolist(), pairs, strict=True)) == expected, number
 
 
 @BOTH

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from engine_adapter.agent.scheduler_link import SchedulerLink
 from engine_adapter.agent.settings import AgentSettings
 from engine_adapter.bell import Bell, Ringer
 from engine_adapter.board import BoardWriter
-from engine_adapter.records import Decoded, Engine, handle_of
+from engine_adapter.records import Engine, Step, handle_of
 from engine_adapter.ring import RingConsumer, RingProducer
 from sidecar.tracing import Tracing
 from tests.unit.engine_adapter.samples import arrived, finished, rows, step
@@ -114,20 +115,25 @@ async def test_a_second_declaration_replaces_the_first(bench: Bench) -> None:
     assert bench.signals == ["lost", "lost"]
 
 
-async def test_a_short_step_is_the_step_before_with_one_token_more_for_each(bench: Bench) -> None:
+def part(number: int) -> Step:
+    """All of the batch one token further."""
+    return replace(step(number), whole=False)
+
+
+async def test_a_part_of_a_step_goes_on_from_the_step_before(bench: Bench) -> None:
     bench.begin()
-    bench.tell(arrived("a"), arrived("b"), step(4, {"a": 1, "b": 7}), Decoded(5, 123, 0, 0.03, 40, 9))
+    bench.tell(arrived("a"), arrived("b"), step(4, {"a": 1, "b": 7}), part(5), part(6))
     bench.poller.poll()
-    assert [bench.living.age(handle_of(name)) for name in "ab"] == [2, 8]
+    assert [bench.living.age(handle_of(name)) for name in "ab"] == [3, 9]
     message = bench.scheduler.outbox.take()
     assert message is not None
-    assert (message.engine_steps, message.free_kv_blocks, list(message.running.computed_tokens)) == (2, 40, [5, 11])
+    assert (message.engine_steps, list(message.running.computed_tokens)) == (3, [6, 12])
 
 
-async def test_a_short_step_after_another_than_the_last_is_passed_over(bench: Bench) -> None:
-    bench.tell(Decoded(1, 0, 0, 0.0, 0, 0))
+async def test_a_part_of_another_step_than_the_next_is_passed_over(bench: Bench) -> None:
+    bench.tell(part(1))
     bench.begin()
-    bench.tell(arrived("a"), step(4, {"a": 1}), Decoded(6, 0, 0, 0.0, 0, 0), ENGINE, Decoded(5, 0, 0, 0.0, 0, 0))
+    bench.tell(arrived("a"), step(4, {"a": 1}), part(6), part(7), ENGINE, part(8))
     bench.poller.poll()
     assert bench.counters.steps == 2
 

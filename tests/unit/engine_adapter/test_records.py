@@ -3,7 +3,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from engine_adapter.records import Arrived, Decoded, Engine, Finished, Record, Rows, Step, handle_of, unpack
+from engine_adapter.records import Arrived, Engine, Finished, Record, Rows, Step, handle_of, unpack
 
 
 def u64(*values: int) -> np.ndarray:
@@ -30,7 +30,7 @@ RECORDS: list[Record] = [
     arrived(),
     Step(5, 10**18, 2**40, 0.25, 77, 3, u64(1, 2), u32(3, 4), u32(5, 6), u64(9, 8, 7), 2),
     Step(1, 2, 0, 0.0, 0, 0, u64(), u32(), u32(), u64(), 0),
-    Decoded(5, 10**18, 2**40, 0.25, 77, 3),
+    Step(6, 2, 0, 0.0, 0, 0, u64(1), u32(2), u32(3), u64(4, 5), 1, False, u64(6, 7, 8)),
     Finished(2**64 - 1, 2, 256, 1.5, 0.5, 3, 120),
     rows(1, np.float16),
     rows(2, np.uint16),
@@ -77,3 +77,14 @@ def test_handles_are_stable_and_never_zero() -> None:
     assert handle_of("chat-1") == handle_of("chat-1") != handle_of("chat-2")
     assert handle_of("") != 0
     assert handle_of("abc") == int.from_bytes(bytes.fromhex("d8bb14d833d59559"), "little")
+
+
+def test_a_part_of_a_step_is_made_whole_by_the_step_before() -> None:
+    before = Step(5, 0, 0, 0.0, 9, 0, u64(1, 2, 3, 4), u32(10, 20, 30, 40), u32(11, 21, 31, 41), u64(7), 1)
+    part = Step(6, 50, 8, 0.25, 3, 1, u64(9, 3), u32(0, 30), u32(0, 5), u64(4), 0, False, u64(2, 4))
+    whole = part.after(before)
+    assert whole.running.tolist() == [1, 9, 3]
+    assert whole.ages.tolist() == [11, 0, 30]
+    assert whole.computed_tokens.tolist() == [12, 0, 5]
+    assert whole.ages.dtype == whole.computed_tokens.dtype == np.uint32
+    assert (whole.step, whole.plan_number, whole.preempted.tolist(), whole.whole) == (6, 8, [4], True)
