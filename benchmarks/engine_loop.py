@@ -70,12 +70,8 @@ class LoopEngine:
 
     def _row_record(self) -> Rows:
         vectors = self._vectors[self.age % _MATRICES]
-        nobody, none = np.zeros(0, np.uint64), np.zeros(0, np.uint32)
-        last, sums = np.zeros((0, self._dim), np.float16), np.zeros((0, self._dim), np.float32)
         ages = np.full(len(self._running), self.age, np.uint32)
-        return Rows(
-            self.age, FLOAT16, self._dim, self._running, ages, vectors, nobody, none, none, last, sums
-        )  # fmt: skip
+        return Rows(self.age, FLOAT16, self._dim, self._running, ages, vectors)
 
     def _step_record(self) -> Step:
         ages = np.full(len(self._running), self.age, np.uint32)

@@ -11,10 +11,11 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.engine_counts import StepLog, recorder
@@ -22,8 +23,9 @@ from benchmarks.served_step import free_ports
 from engine_adapter.paths import engine_paths
 from scheduler_service import wire_policy
 from scheduler_service.choice import PolicyChoice
-from sidecar.cli.serve import adapter_classes, agent_beside, tap_settings
+from sidecar.cli.serve import adapter_classes, agent_beside
 from sidecar.cli.stack import Stack, running_stack
+from sidecar.cli.tapping import tap_settings
 
 PREDICTOR_WAIT_S = 60.0
 COUNTERS_WAIT_S = 10.0
@@ -178,7 +180,7 @@ def running(
     *,
     artefact: str,
     model_dir: Path | None = None,
-    every_tokens: int = 1,
+    adapter: Mapping[str, object] = MappingProxyType({}),
     one_by_one: bool = False,
 ) -> Iterator[Engines]:
     """Starts everything; logs of services and agent go to `logs`, those of the engines to standard error.
@@ -186,7 +188,7 @@ def running(
     Args:
         artefact: name of the predictor's model.
         model_dir: folder of the predictor's models; default: those that it comes with.
-        every_tokens: K: a decode row is shipped at every K-th age.
+        adapter: settings of the attached engine's adapter that are not the default.
         one_by_one: start one engine after the other, not both at once.
     """
     on_cpu = prepare_environment()
@@ -204,16 +206,16 @@ def running(
         parts.callback(shutil.rmtree, folder, ignore_errors=True)
         output = parts.enter_context(log.open("ab"))
         parts.enter_context(agent_beside(engine_id, stack.predictor, stack.scheduler, artefact, output))
-        tap = {"layers": layers, "row_dtype": row_dtype, "predict_every_tokens": every_tokens}
+        tap = {"layers": layers, "row_dtype": row_dtype, **adapter}
         scheduler, worker = adapter_classes(synchronous=False)
-        adapter = {
+        attached_as = {
             "scheduler_cls": scheduler,
             "worker_cls": worker,
             "additional_config": {"trail": {"engine_id": engine_id, **tap}},
         }
         arguments = shape.arguments(on_cpu)
         begun_s = time.monotonic()
-        stock, attached = _start(parts, {"stock": arguments, "attached": arguments | adapter}, one_by_one)
+        stock, attached = _start(parts, {"stock": arguments, "attached": arguments | attached_as}, one_by_one)
         print(f"both engines are up after {time.monotonic() - begun_s:.0f} s", file=sys.stderr, flush=True)
         yield Engines(stock, attached, engine_id, stack, tap, on_cpu)
 

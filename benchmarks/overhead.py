@@ -5,7 +5,7 @@
 
 Both engines live at once. A measurement is a batch of random 16-token prompts that all decode --steps tokens, whatever
 they say; its step time is the median of the intervals between the engine's outputs, by its own clock, while all run,
-without the first and last ten. Every row of every K-th step (--every) is shipped and predicted, and plans are made, by
+without the first and last ten. What the tap ships is predicted, and plans are made, by
 the policy fcfs. Each batch is written as it ends, into the shapes that the file holds already; one that it holds is
 not measured again, unless --again. Joules are those of the whole GPU, by NVML's counter, over the same steps.
 Without --llm the shape is a configuration of ours with random weights; a predictor of random weights reads its middle
@@ -66,7 +66,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _options(argv)
     batches = [int(batch) for batch in options.batch.split(",")]
     kept = json.loads(options.out.read_text()) if options.out.is_file() else {"shapes": {}}
-    name = options.shape if options.every == 1 else f"{options.shape}-every{options.every}"
+    adapter = {
+        name: value
+        for name, value in (("predict_every_tokens", options.every), ("tap_share", options.tap_share))
+        if value is not None
+    }
+    name = "-".join((options.shape, *(f"{name}-{value:g}" for name, value in adapter.items())))
     there = kept["shapes"].get(name, {})
     missing = [batch for batch in batches if options.again or str(batch) not in there]
     if not missing:
@@ -81,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )  # fmt: skip
         logs = options.out.parent / "logs" if options.logs is None else options.logs
         engines = parts.enter_context(running(
-            shape, logs, artefact=artefact, model_dir=model_dir, every_tokens=options.every,
+            shape, logs, artefact=artefact, model_dir=model_dir, adapter=adapter,
             one_by_one=options.one_by_one,
         ))  # fmt: skip
         engines.set_policy(FCFS)
@@ -148,7 +153,7 @@ class _Driver:
             "ratio_most": round(max(ratios), 5),
             "rows_lost": totals["row_records_dropped"],
             "rows_replaced": totals["rows_dropped"],
-            "rows_expected": batch * self.repeats * self._rows_each(),
+            "rows_computed": batch * self.repeats * self.steps,
             "agent": totals,
             "steps": self.steps,
             "samples": {name: [each.step_ms for each in found] for name, found in samples.items()},
@@ -157,10 +162,6 @@ class _Driver:
             "tap": self.engines.tap,
             "measured": machine.provenance(*PACKAGES),
         }
-
-    def _rows_each(self) -> int:
-        """Rows that a request ships: one of its prompt, one of every K-th token whose vector is computed."""
-        return 1 + (self.steps - 1) // int(self.engines.tap["predict_every_tokens"])
 
     async def _decode(self, engine: Engine, batch: int, steps: int, seed: int, meter: EnergyMeter) -> Sample:
         prompts = np.random.default_rng([batch, seed]).integers(10, self.vocabulary, (batch, PROMPT_TOKENS)).tolist()
@@ -237,7 +238,8 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", default="1,32,256")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, help="tokens that each request decodes")
-    parser.add_argument("--every", type=int, default=1, help="K: a row is shipped at every K-th token")
+    parser.add_argument("--every", type=int, help="K: a row is shipped at every K-th token")
+    parser.add_argument("--tap-share", type=float, help="of the engine's thread that the tap may take; 1: every step")
     parser.add_argument("--step-tokens", type=int, default=8192)
     parser.add_argument("--again", action="store_true", help="measure also what the file holds")
     parser.add_argument("--one-by-one", action="store_true", help="start the engines in turn")

@@ -29,7 +29,7 @@ _ARRIVED = struct.Struct("<BQdIIIiIHH")
 _STEP = struct.Struct("<BQQQdIIIII?I")
 _FINISHED = struct.Struct("<BQBIddII")
 _ENGINE = struct.Struct("<BIIII")
-_ROWS = struct.Struct("<BQBIII")
+_ROWS = struct.Struct("<BQBII")
 
 
 def handle_of(request_id: str) -> int:
@@ -165,43 +165,28 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Hidden states of one step. Shapes: N decode rows, M prompts, D values a row."""
+    """Hidden states of one step. Shapes: N rows of D values."""
 
     step: int
     dtype: int
     dim: int
     handles: Handles
     ages: Counts
+    """Tokens generated so far; 0: the row is that of the last prompt token."""
     vectors: npt.NDArray[np.generic]
     """[N, D] in ``dtype``."""
-    prompt_handles: Handles
-    covered: Counts
-    total: Counts
-    prompt_last: npt.NDArray[np.generic]
-    """[M, D] in ``dtype``."""
-    prompt_sum: npt.NDArray[np.float32]
-    """[M, D]."""
 
     def pack(self) -> tuple[bytes, ...]:
         """Parts of one record, joined by the ring without another copy."""
-        head = rows_head(
-            self.step, self.dtype, self.dim, self.handles, self.ages, self.prompt_handles, self.covered, self.total
-        )
-        return head, self.vectors.tobytes(), self.prompt_last.tobytes(), self.prompt_sum.tobytes()
+        return rows_head(self.step, self.dtype, self.dim, self.handles, self.ages), self.vectors.tobytes()
 
 
-def rows_head(
-    step: int, dtype: int, dim: int, handles: Handles, ages: Counts, prompt_handles: Handles, covered: Counts,
-    total: Counts,
-) -> bytes:  # fmt: skip
-    """A record of rows up to its vectors: decodes and prompts [N + M, D] in ``dtype``, then sums [M, D] in float32.
+def rows_head(step: int, dtype: int, dim: int, handles: Handles, ages: Counts) -> bytes:
+    """A record of rows up to its vectors, [N, D] in ``dtype``.
 
     Padded to whole cells of the ring, so that vectors lie where a GPU writes fastest.
     """
-    head = b"".join((
-        _ROWS.pack(ROWS, step, dtype, dim, len(handles), len(prompt_handles)), handles.tobytes(), ages.tobytes(),
-        prompt_handles.tobytes(), covered.tobytes(), total.tobytes(),
-    ))  # fmt: skip
+    head = b"".join((_ROWS.pack(ROWS, step, dtype, dim, len(handles)), handles.tobytes(), ages.tobytes()))
     return head.ljust(padded(len(head)), b"\0")
 
 
@@ -254,18 +239,12 @@ def _step(record: bytes) -> Step:
 
 
 def _rows(record: bytes) -> Rows:
-    _, step, code, dim, decodes, prompts = _ROWS.unpack_from(record)
+    _, step, code, dim, count = _ROWS.unpack_from(record)
     rest, dtype = _Cursor(record, _ROWS.size), DTYPES[code]
-    handles = rest.take(np.uint64, decodes).astype(np.uint64, copy=False)
-    ages = rest.take(np.uint32, decodes).astype(np.uint32, copy=False)
-    prompt_handles = rest.take(np.uint64, prompts).astype(np.uint64, copy=False)
-    covered = rest.take(np.uint32, prompts).astype(np.uint32, copy=False)
-    total = rest.take(np.uint32, prompts).astype(np.uint32, copy=False)
+    handles = rest.take(np.uint64, count).astype(np.uint64, copy=False)
+    ages = rest.take(np.uint32, count).astype(np.uint32, copy=False)
     rest.at = padded(rest.at)
-    vectors = rest.take(dtype, decodes * dim).reshape(decodes, dim)
-    last = rest.take(dtype, prompts * dim).reshape(prompts, dim)
-    sums = rest.take(np.float32, prompts * dim).astype(np.float32, copy=False).reshape(prompts, dim)
-    return Rows(step, code, dim, handles, ages, vectors, prompt_handles, covered, total, last, sums)
+    return Rows(step, code, dim, handles, ages, rest.take(dtype, count * dim).reshape(count, dim))
 
 
 _PARSERS: dict[int, Callable[[bytes], Record]] = {

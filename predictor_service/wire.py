@@ -126,13 +126,7 @@ def _declaration(message: engine_pb2.RequestDeclaration, field: str) -> Declarat
 
 
 def _prompts(message: predictor_pb2.PromptRows, dim: int) -> Rows:
-    rows = _rows("step.prompts", message.handles, [0] * len(message.handles), message.last, dim)
-    if message.HasField("sum"):
-        _check_vectors("step.prompts.sum", message.sum, len(rows), dim)
-    for name, values in (("covered", message.covered), ("total", message.total)):
-        if values and len(values) != len(rows):
-            raise InvalidField(f"step.prompts.{name}", f"{len(values)} entries for {len(rows)} handles")
-    return rows
+    return _rows("step.prompts", message.handles, [0] * len(message.handles), message.last, dim)
 
 
 def _decodes(message: predictor_pb2.DecodeRows, dim: int) -> Rows:

@@ -67,12 +67,12 @@ class Intake:
         """Rows of requests that were unknown one poll ago: by now their arrival was read, or they are of no use."""
         early, self._early = self._early, []
         for rows in early:
-            self._counters.rows_dropped += row_sets.size(self._pass_on(rows))
+            self._counters.rows_dropped += len(self._pass_on(rows).handles)
 
     def rows(self, rows: Rows) -> None:
         """Passes on the rows of living requests; keeps the others for one poll."""
         unknown = self._pass_on(rows)
-        if row_sets.size(unknown):
+        if len(unknown.handles):
             self._early.append(unknown)
 
     def wake(self) -> None:
@@ -82,8 +82,7 @@ class Intake:
 
     def _pass_on(self, rows: Rows) -> Rows:
         """Gives the predictor what it can use; returns the rest."""
-        decodes, prompts = self._living.known(rows.handles), self._living.known(rows.prompt_handles)
-        if decodes.any() or prompts.any():
-            whole = decodes.all() and prompts.all()
-            self._predictor.rows(rows if whole else row_sets.select(rows, decodes, prompts))
-        return row_sets.select(rows, ~decodes, ~prompts)
+        known = self._living.known(rows.handles)
+        if known.any():
+            self._predictor.rows(rows if known.all() else row_sets.select(rows, known))
+        return row_sets.select(rows, ~known)

@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
 from engine_adapter.agent import rows as row_sets
 from engine_adapter.agent.counters import Counters
 from engine_adapter.agent.living import declaration
@@ -39,7 +36,7 @@ class PredictorOutbox:
     def stop(self) -> None:
         """The stream is gone."""
         if self._waiting.rows is not None:
-            self._counters.rows_dropped += row_sets.size(self._waiting.rows)
+            self._counters.rows_dropped += len(self._waiting.rows.handles)
         self._waiting = _Waiting()
         self._collecting = False
 
@@ -58,11 +55,11 @@ class PredictorOutbox:
     def rows(self, rows: Rows) -> None:
         """Adds the rows of one step; what they replace is counted as dropped."""
         if not self._collecting:
-            self._counters.rows_dropped += row_sets.size(rows)
+            self._counters.rows_dropped += len(rows.handles)
             return
-        before = row_sets.size(rows) + (0 if self._waiting.rows is None else row_sets.size(self._waiting.rows))
+        before = len(rows.handles) + (0 if self._waiting.rows is None else len(self._waiting.rows.handles))
         self._waiting.rows = rows if self._waiting.rows is None else row_sets.newest(self._waiting.rows, rows)
-        self._counters.rows_dropped += before - row_sets.size(self._waiting.rows)
+        self._counters.rows_dropped += before - len(self._waiting.rows.handles)
 
     def take(self) -> predictor_pb2.StreamPredictRequest | None:
         """Everything that waits, as one step without its epoch and number; None when nothing does.
@@ -84,40 +81,35 @@ class PredictorOutbox:
         step.finished.extend(self._waiting.finished)
         if rows is not None:
             _pack(rows, step)
-            self._counters.rows_shipped += row_sets.size(rows)
+            self._counters.rows_shipped += len(rows.handles)
             self.engine_step = rows.step
         self._waiting = _Waiting(declared=self._waiting.reused, rows=self._waiting.rows)
         return message
 
     def _without_finished(self) -> Rows | None:
-        if self._waiting.rows is None or not self._waiting.finished:
-            return self._waiting.rows
-        gone = self._waiting.finished
+        rows, gone = self._waiting.rows, self._waiting.finished
+        if rows is None or not gone:
+            return rows
         kept = row_sets.select(
-            self._waiting.rows,
-            [index for index, handle in enumerate(self._waiting.rows.handles.tolist()) if handle not in gone],
-            [index for index, handle in enumerate(self._waiting.rows.prompt_handles.tolist()) if handle not in gone],
+            rows, [index for index, handle in enumerate(rows.handles.tolist()) if handle not in gone]
         )
-        self._counters.rows_dropped += row_sets.size(self._waiting.rows) - row_sets.size(kept)
-        return kept if row_sets.size(kept) else None
+        self._counters.rows_dropped += len(rows.handles) - len(kept.handles)
+        return kept if len(kept.handles) else None
 
 
 def _pack(rows: Rows, step: predictor_pb2.PredictStep) -> None:
-    if len(rows.prompt_handles):
-        prompts = step.prompts
-        prompts.handles.extend(rows.prompt_handles.tolist())
-        _set(prompts.last, rows.prompt_last, rows.dtype)
-        _set(prompts.sum, rows.prompt_sum, engine_pb2.DTYPE_FLOAT32)
-        prompts.covered.extend(rows.covered.tolist())
-        prompts.total.extend(rows.total.tolist())
+    is_prompt = rows.ages == 0
+    if is_prompt.any():
+        prompts, rows = row_sets.select(rows, is_prompt), row_sets.select(rows, ~is_prompt)
+        step.prompts.handles.extend(prompts.handles.tolist())
+        _set(step.prompts.last, prompts)
     if len(rows.handles):
-        decodes = step.decodes
-        decodes.handles.extend(rows.handles.tolist())
-        decodes.ages.extend(rows.ages.tolist())
-        _set(decodes.last, rows.vectors, rows.dtype)
+        step.decodes.handles.extend(rows.handles.tolist())
+        step.decodes.ages.extend(rows.ages.tolist())
+        _set(step.decodes.last, rows)
 
 
-def _set(vectors: engine_pb2.Vectors, matrix: npt.NDArray[np.generic], dtype: int) -> None:
-    vectors.rows, vectors.dim = matrix.shape
-    vectors.dtype = engine_pb2.Dtype.ValueType(dtype)
-    vectors.data = matrix.tobytes()
+def _set(vectors: engine_pb2.Vectors, rows: Rows) -> None:
+    vectors.rows, vectors.dim = rows.vectors.shape
+    vectors.dtype = engine_pb2.Dtype.ValueType(rows.dtype)
+    vectors.data = rows.vectors.tobytes()

@@ -1,6 +1,6 @@
 """Selections and unions of rows, as whole arrays."""
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,65 +10,32 @@ from engine_adapter.records import Rows
 Index = npt.NDArray[np.bool_] | npt.NDArray[np.intp] | list[int] | slice
 
 
-def size(rows: Rows) -> int:
-    """Vectors in ``rows``, prompts and decodes together."""
-    return len(rows.handles) + len(rows.prompt_handles)
-
-
-def select(rows: Rows, decodes: Index, prompts: Index) -> Rows:
-    """The chosen decode rows [N] and prompt rows [M]."""
-    return Rows(
-        step=rows.step,
-        dtype=rows.dtype,
-        dim=rows.dim,
-        handles=rows.handles[decodes],
-        ages=rows.ages[decodes],
-        vectors=rows.vectors[decodes],
-        prompt_handles=rows.prompt_handles[prompts],
-        covered=rows.covered[prompts],
-        total=rows.total[prompts],
-        prompt_last=rows.prompt_last[prompts],
-        prompt_sum=rows.prompt_sum[prompts],
-    )
+def select(rows: Rows, chosen: Index) -> Rows:
+    """The chosen rows [N]."""
+    return replace(rows, handles=rows.handles[chosen], ages=rows.ages[chosen], vectors=rows.vectors[chosen])
 
 
 def newest(earlier: Rows, later: Rows) -> Rows:
-    """Both, with only the newest decode row and the newest prompt row of each request.
+    """Both, with only the newest row of each request.
 
     Rows of two layouts cannot be joined: then the later ones stay.
     """
     if (earlier.dtype, earlier.dim) != (later.dtype, later.dim):
         return later
-    both = Rows(
-        step=later.step,
-        dtype=later.dtype,
-        dim=later.dim,
-        handles=_joined(earlier.handles, later.handles),
-        ages=_joined(earlier.ages, later.ages),
-        vectors=_joined(earlier.vectors, later.vectors),
-        prompt_handles=_joined(earlier.prompt_handles, later.prompt_handles),
-        covered=_joined(earlier.covered, later.covered),
-        total=_joined(earlier.total, later.total),
-        prompt_last=_joined(earlier.prompt_last, later.prompt_last),
-        prompt_sum=_joined(earlier.prompt_sum, later.prompt_sum),
+    both = replace(
+        later,
+        handles=np.concatenate((earlier.handles, later.handles)),
+        ages=np.concatenate((earlier.ages, later.ages)),
+        vectors=np.concatenate((earlier.vectors, later.vectors)),
     )
-    return select(both, _last_of_each(both.handles), _last_of_each(both.prompt_handles))
+    return select(both, _last_of_each(both.handles))
 
 
 def split(rows: Rows, limit: int) -> tuple[Rows, Rows | None]:
-    """The first ``limit`` rows, prompts first, and the rest; None where there is none."""
-    if size(rows) <= limit:
+    """The first ``limit`` rows and the rest; None where there is none."""
+    if len(rows.handles) <= limit:
         return rows, None
-    prompts = min(len(rows.prompt_handles), limit)
-    decodes = limit - prompts
-    return (
-        select(rows, slice(None, decodes), slice(None, prompts)),
-        select(rows, slice(decodes, None), slice(prompts, None)),
-    )
-
-
-def _joined(earlier: npt.NDArray[Any], later: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.concatenate((earlier, later))
+    return select(rows, slice(None, limit)), select(rows, slice(limit, None))
 
 
 def _last_of_each(handles: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:

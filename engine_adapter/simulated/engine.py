@@ -130,24 +130,15 @@ class SimulatedEngine:
         fresh = [entry for entry in computed if entry.age_tokens > entry.request.tapped_age]
         for entry in fresh:
             entry.request.tapped_age = entry.age_tokens
-        decodes = [entry for entry in fresh if entry.age_tokens]
-        prompts = [entry.request for entry in fresh if not entry.age_tokens]
         if not fresh:
             return
-        lengths = np.array([len(request.prompt_token_ids) for request in prompts], np.uint32)
-        last = self._vectors([Computed(request, 0) for request in prompts])
         rows = Rows(
             step=self._steps,
             dtype=FLOAT16,
             dim=self._dim,
-            handles=np.array([entry.request.handle for entry in decodes], np.uint64),
-            ages=np.array([entry.age_tokens for entry in decodes], np.uint32),
-            vectors=self._vectors(decodes),
-            prompt_handles=np.array([request.handle for request in prompts], np.uint64),
-            covered=lengths,
-            total=lengths,
-            prompt_last=last,
-            prompt_sum=last.astype(np.float32) * lengths[:, None].astype(np.float32),
+            handles=np.array([entry.request.handle for entry in fresh], np.uint64),
+            ages=np.array([entry.age_tokens for entry in fresh], np.uint32),
+            vectors=self._vectors(fresh),
         )
         self._rows.write(*rows.pack())
 

@@ -46,11 +46,7 @@ def load(given: ProjectionSettings, dim: int) -> Projection:
 
 
 class ProjectedRows:
-    """Projects what was picked and has ``inner`` ship it, as rows of one layer of P values in `ROW_TYPE`.
-
-    Prompts go without their sums, which cover nothing then: nobody reads them, and what was cut before it was added up
-    could not be had from a sum.
-    """
+    """Projects what was picked and has ``inner`` ship it, as rows of one layer of P values in `ROW_TYPE`."""
 
     def __init__(
         self, inner: Shipper, project: Projection, layers: int, read: torch.dtype, most_rows: int, device: torch.device
@@ -68,17 +64,14 @@ class ProjectedRows:
         by_kernel = _standardise_on_gpu(project, layers, read, most_rows, device) if on_gpu else None
         self._standardise = by_kernel or Standardised(project, device)
         self._order = np.arange(most_rows)
-        self._no_sum = torch.zeros(project.dim, device=device)
+
+    @property
+    def behind(self) -> bool:
+        return self._inner.behind
 
     def __call__(self, picked: Picked, layers: Sequence[torch.Tensor]) -> None:
         rows = (self._standardise(picked.at, layers) @ self._weight).to(ROW_TYPE)
-        shipped = replace(
-            picked,
-            at=self._order[: len(rows)],
-            covered=np.zeros_like(picked.covered),
-            sums=[self._no_sum] * len(picked.sums),
-        )
-        self._inner(shipped, [rows])
+        self._inner(replace(picked, at=self._order[: len(rows)]), [rows])
 
 
 class Standardised:

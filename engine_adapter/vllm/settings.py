@@ -45,6 +45,9 @@ class AdapterSettings(BaseModel):
     """None: the layers' values are shipped."""
     predict_every_tokens: int = Field(1, ge=1)
     """K: a decode row is shipped at every K-th age."""
+    tap_share: float = Field(0.02, gt=0, le=1)
+    """Of the engine thread's time that shipping may take where that thread is what holds the engine up: some steps
+    ship nothing then. 1: every step ships."""
     event_ring_bytes: int = Field(EVENT_RING_BYTES, ge=1 << 16, multiple_of=CELL)
     row_ring_bytes: int = Field(ROW_RING_BYTES, ge=1 << 16, multiple_of=CELL)
 

@@ -25,14 +25,14 @@ class CopiedRows:
         self._ring = ring
         self._code, self._dtype = DTYPES[row_dtype]
 
+    @property
+    def behind(self) -> bool:
+        """Never: it has waited."""
+        return False
+
     def __call__(self, picked: Picked, layers: Sequence[torch.Tensor]) -> None:
         index = torch.from_numpy(picked.at).to(layers[0].device)
         gathered = torch.cat([layer.index_select(0, index) for layer in layers], dim=1).to(self._dtype).cpu()
         bits = gathered.view(torch.int16).numpy().view(np.uint16) if self._code == 2 else gathered.numpy()
-        dim, split = gathered.shape[1], len(picked.handles)
-        sums = torch.stack(list(picked.sums)).cpu().numpy() if picked.sums else np.zeros((0, dim), np.float32)
-        rows = Rows(
-            picked.step, self._code, dim, picked.handles, picked.ages, bits[:split], picked.prompt_handles,
-            picked.covered, picked.total, bits[split:], sums,
-        )  # fmt: skip
+        rows = Rows(picked.step, self._code, gathered.shape[1], picked.handles, picked.ages, bits)
         self._ring.write(*rows.pack())

@@ -55,15 +55,6 @@ def _ship(  # type: ignore[no-untyped-def]
         tl.store(head, tl.load(told))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _copy_sums(sums, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    row = tl.program_id(0)
-    columns = tl.arange(0, BLOCK)
-    inside = columns < WIDTH
-    values = tl.load(sums + row * WIDTH + columns, mask=inside)
-    tl.store(out + row.to(tl.int64) * WIDTH + columns, values, mask=inside)
-
-
 class StreamedRows:
     """Writes the records of one CUDA device into ``ring``, which nothing else may write to."""
 
@@ -102,19 +93,20 @@ class StreamedRows:
         try:
             self._compile(read, dtype, device)
         except Exception as error:  # Whatever Triton says: the engine goes on without it.
-            raise RuntimeError(f"Triton cannot run the kernels: {error}") from error
+            raise RuntimeError(f"Triton cannot run the kernel: {error}") from error
+
+    @property
+    def behind(self) -> bool:
+        return self._ring.published < self._ring.reserved
 
     def __call__(self, picked: Picked, layers: Sequence[torch.Tensor]) -> None:
         told = self._told[self._turn]
         if self._ring.published < told.head:
             self._ring.drop()
             return
-        head = rows_head(
-            picked.step, self._code, self._dim, picked.handles, picked.ages, picked.prompt_handles, picked.covered,
-            picked.total,
-        )  # fmt: skip
-        count, prompts = len(picked.at), len(picked.sums)
-        at = self._ring.reserve(len(head) + count * self._row_bytes + prompts * 4 * self._dim)
+        head = rows_head(picked.step, self._code, self._dim, picked.handles, picked.ages)
+        count = len(picked.at)
+        at = self._ring.reserve(len(head) + count * self._row_bytes)
         if at is None:
             return
         self._turn = (self._turn + 1) % _UNDER_WAY
@@ -123,30 +115,21 @@ class StreamedRows:
         words[0] = told.head
         words[1 : 1 + self._layers] = [layer.contiguous().data_ptr() for layer in layers]
         words[1 + self._layers : 1 + self._layers + count] = picked.at
-        out = self._memory + self._ring.put(at, head)
-        if prompts:
-            self._launch_sums(torch.stack(list(picked.sums)), out + count * self._row_bytes)
-        self._launch(told, out, self._memory + HEAD_BYTE, count)
+        self._launch(told, self._memory + self._ring.put(at, head), self._memory + HEAD_BYTE, count)
 
     def _launch(self, told: _Told, out: int, head: int, count: int) -> None:
         # The compiled kernel itself: Triton's own way to it looks at every argument, at each call.
         self._kernel[(count, self._layers, 1)](told.address, out, head, self._finished.data_ptr(), *self._constants)
 
-    def _launch_sums(self, sums: torch.Tensor, out: int) -> None:
-        self._sums_kernel[(len(sums), 1, 1)](sums.data_ptr(), out, self._dim, triton.next_power_of_2(self._dim))
-
     def _compile(self, read: torch.dtype, written: torch.dtype, device: torch.device) -> None:
-        """Compiles both kernels, which takes longer than any step, and runs them on memory of no account."""
+        """Compiles the kernel, which takes longer than any step, and runs it on memory of no account."""
         told, source = _Told(2 + self._layers), torch.zeros(self._width, dtype=read, device=device)
         out = torch.zeros(self._dim, dtype=written, pin_memory=True)
-        sums, sums_out = torch.zeros((1, self._dim), device=device), torch.zeros(self._dim, pin_memory=True)
         head = torch.zeros(1, dtype=torch.int64, pin_memory=True)
         told.words[1 : 1 + self._layers] = source.data_ptr()
         self._constants = (self._width, triton.next_power_of_2(self._width), _TRITON[read])
         self._kernel = _ship[(1, self._layers)](told.pinned, out, head, self._finished, *self._constants)
-        self._sums_kernel = _copy_sums[(1,)](sums, sums_out, self._dim, triton.next_power_of_2(self._dim))
         told.words[0] = 1
-        self._launch_sums(sums, sums_out.data_ptr())
         self._launch(told, out.data_ptr(), head.data_ptr(), 1)
         torch.cuda.synchronize(device)
         if int(head[0]) != 1:

@@ -6,8 +6,9 @@ transformers' terms it is ``hidden_states[L][position]``, the tapped layers one 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -34,49 +35,66 @@ class StepBatch:
 
 @dataclass(frozen=True, slots=True)
 class Picked:
-    """What one pass ships: N decode rows and M prompts that are complete."""
+    """What one pass ships: N rows."""
 
     step: int
     at: Ints
-    """[N + M] which tokens of the pass, decode rows first."""
+    """[N] which tokens of the pass."""
     handles: npt.NDArray[np.uint64]
     ages: npt.NDArray[np.uint32]
-    prompt_handles: npt.NDArray[np.uint64]
-    covered: npt.NDArray[np.uint32]
-    total: npt.NDArray[np.uint32]
-    sums: Sequence[torch.Tensor]
-    """[M] of [D] float32: each prompt's vectors added up."""
 
 
 class Shipper(Protocol):
     """Brings the vectors of what was picked out of the engine; never waits."""
 
+    @property
+    def behind(self) -> bool:
+        """Whether the device is still at work on the pass whose rows were picked last."""
+        ...
+
     def __call__(self, picked: Picked, layers: Sequence[torch.Tensor]) -> None: ...
 
 
 class Tap:
-    """Follows every request of one worker; ``capture`` is called once a forward pass."""
+    """Follows every request of one worker; ``capture`` is called once a forward pass, where it is ``due``."""
 
-    def __init__(self, predict_every_tokens: int, ship: Shipper, places: int = 64) -> None:
-        """``places``: requests that are followed at first; more make it grow."""
+    def __init__(
+        self,
+        predict_every_tokens: int,
+        ship: Shipper,
+        *,
+        share: float = 1.0,
+        places: int = 64,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """
+        Args:
+            share: of the engine thread's time that captures may take, where the device does not hold it up anyway.
+            places: requests that are followed at first; more make it grow.
+        """
         self._every = predict_every_tokens
         self._ship = ship
+        self._share, self._clock = share, clock
+        self._cost_s = self._next_s = 0.0
         self._places: dict[str, int] = {}
         self._free: list[int] = []
         self._batch: list[str] = []
         """Who was in the pass before, at ``_batch_places``."""
         self._batch_places: Ints = _NOBODY
-        self._next_rows: tuple[Ints, Picked] | None = None
-        """Where all of a pass decoded: the ``computed`` that the next such pass would have, and what was shipped."""
         self._handles = np.zeros(0, np.uint64)
         self._newest = np.zeros(0, np.int64)
         """Age of the newest row shipped; -1: none."""
-        self._next = np.zeros(0, np.int64)
-        """Position up to which the prompt has passed the model; -1: nowhere."""
-        self._covered = np.zeros(0, np.int64)
-        self._sums: dict[int, torch.Tensor] = {}
         self._steps = 0
         self._grow(places)
+
+    @property
+    def due(self) -> bool:
+        """Whether the pass under way should be captured.
+
+        An engine that waits for its device loses nothing by it. One that is held up by its own thread does, and
+        predictions that are a few tokens older are as good.
+        """
+        return self._share >= 1 or self._ship.behind or self._clock() >= self._next_s
 
     def forget(self, request_ids: Iterable[str]) -> None:
         """Drops what is known of requests that ended."""
@@ -84,67 +102,35 @@ class Tap:
             place = self._places.pop(name, None)
             if place is not None:
                 self._free.append(place)
-                self._sums.pop(place, None)
                 self._batch, self._batch_places = [], _NOBODY
 
     def capture(self, batch: StepBatch, layers: Sequence[torch.Tensor]) -> None:
-        """Ships the rows of one pass.
+        """Ships the rows of one pass: of each request the last token's, where it is of a new age.
 
         Args:
             layers: one [tokens, hidden] tensor a tapped layer; the tokens of the requests follow each other, padding
                 may follow them.
         """
+        began_s = self._clock()
         self._steps += 1
-        if batch.request_ids == self._batch and self._next_rows is not None:
-            computed, decoded = self._next_rows
-            if np.array_equal(batch.computed, computed) and batch.scheduled.sum() == len(computed):
-                self._ship_next(computed, decoded, layers)
-                return
-        self._next_rows = None
         places = self._places_of(batch.request_ids)
-        newest = self._newest[places]
         ages = batch.computed + batch.scheduled - batch.prompt_tokens
-        ends = np.cumsum(batch.scheduled)
-        decodes = ages > newest
+        fresh = ages > self._newest[places]
         if self._every > 1:
-            decodes &= ages % self._every == 0
-        complete = _NOBODY
-        if newest.min(initial=0) < 0:
-            decodes &= ages > 0
-            young = newest < 0
-            for row in np.flatnonzero(young & (batch.computed < batch.prompt_tokens)).tolist():
-                self._add(int(places[row]), batch, row, int(ends[row]), layers)
-            complete = np.flatnonzero(young & (ages == 0))
-        rows = np.flatnonzero(decodes)
-        if not (rows.size or complete.size):
-            return
-        if rows.size < places.size:
-            ready, prompt_ends, total = places[complete], ends[complete], batch.prompt_tokens[complete]
-            self._newest[ready] = 0
-            places, ages, ends = places[rows], ages[rows], ends[rows]
-        else:
-            ready, prompt_ends, total = _NOBODY, _NOBODY, _NOBODY
-        self._newest[places] = ages
-        picked = Picked(
-            step=self._steps,
-            at=(np.concatenate((ends, prompt_ends)) if ready.size else ends) - 1,
-            handles=self._handles[places],
-            ages=ages.astype(np.uint32),
-            prompt_handles=self._handles[ready],
-            covered=self._covered[ready].astype(np.uint32),
-            total=total.astype(np.uint32),
-            sums=[self._sum(place, layers) for place in ready.tolist()],
-        )
-        if len(picked.ages) == len(batch.request_ids) == ends[-1] and self._every == 1:
-            self._next_rows = batch.computed + 1, picked
-        self._ship(picked, layers)
+            fresh &= ages % self._every == 0
+        at = np.cumsum(batch.scheduled) - 1
+        if not fresh.all():
+            places, ages, at = places[fresh], ages[fresh], at[fresh]
+        if len(at):
+            self._newest[places] = ages
+            self._ship(Picked(self._steps, at, self._handles[places], ages.astype(np.uint32)), layers)
+        self._spent(began_s)
 
-    def _ship_next(self, computed: Ints, before: Picked, layers: Sequence[torch.Tensor]) -> None:
-        """All decode one token further: what most passes do, in an engine that Python holds up."""
-        self._newest[self._batch_places] += 1
-        picked = replace(before, step=self._steps, ages=before.ages + 1)
-        self._next_rows = computed + 1, picked
-        self._ship(picked, layers)
+    def _spent(self, began_s: float) -> None:
+        cost_s = self._clock() - began_s
+        # One that took long by accident shall not silence the tap.
+        self._cost_s += (min(cost_s, 2 * self._cost_s) - self._cost_s) / 4 if self._cost_s else cost_s
+        self._next_s = began_s + self._cost_s / self._share
 
     def _places_of(self, request_ids: Sequence[str]) -> Ints:
         """[B]; newcomers get one."""
@@ -162,36 +148,11 @@ class Tap:
             self._grow(max(len(self._handles), 1))
         place = self._free.pop()
         self._handles[place] = handle_of(name)
-        self._newest[place] = self._next[place] = -1
-        self._covered[place] = 0
+        self._newest[place] = -1
         return place
 
     def _grow(self, more: int) -> None:
         size = len(self._handles)
         self._free.extend(range(size + more - 1, size - 1, -1))
         self._handles = np.concatenate((self._handles, np.zeros(more, np.uint64)))
-        added = np.zeros(more, np.int64)
-        self._newest, self._next, self._covered = (
-            np.concatenate((column, added)) for column in (self._newest, self._next, self._covered)
-        )
-
-    def _add(self, place: int, batch: StepBatch, row: int, end: int, layers: Sequence[torch.Tensor]) -> None:
-        """Adds the prompt's vectors of this pass; starts again where a recompute has begun."""
-        computed, scheduled = int(batch.computed[row]), int(batch.scheduled[row])
-        tokens = min(scheduled, int(batch.prompt_tokens[row]) - computed)
-        start = end - scheduled
-        if computed != self._next[place]:
-            self._covered[place] = 0
-            self._sums.pop(place, None)
-        part = torch.cat([layer[start : start + tokens].sum(0, dtype=torch.float32) for layer in layers])
-        before = self._sums.get(place)
-        self._sums[place] = part if before is None else before + part
-        self._covered[place] += tokens
-        self._next[place] = computed + tokens
-
-    def _sum(self, place: int, layers: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The whole prompt's; zeros where the prefix cache had all of it."""
-        found = self._sums.pop(place, None)
-        if found is None:
-            found = torch.zeros(sum(layer.shape[1] for layer in layers), device=layers[0].device)
-        return found
+        self._newest = np.concatenate((self._newest, np.zeros(more, np.int64)))

@@ -62,7 +62,7 @@ class TapMixin(_Base):
         shipper = self._shipper(given) if tapped else None
         result = super().compile_or_warm_up_model(*args, **kwargs)
         if shipper is not None:
-            self._tap = Tap(given.predict_every_tokens, shipper)
+            self._tap = Tap(given.predict_every_tokens, shipper, share=given.tap_share)
             logger.info("trail: layers %s tapped, rows as %s", list(given.layers), given.row_dtype)
         return result
 
@@ -96,7 +96,7 @@ class TapMixin(_Base):
         return super().execute_model(scheduler_output, *args, **kwargs)
 
     def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
-        if self._tap is not None:
+        if self._tap is not None and self._tap.due:
             newest = self._runner.newest_pass(self.model_runner)
             if newest is not None:
                 self._tap.capture(*newest)

@@ -53,6 +53,15 @@ def serve(
             "artefact alone; default: projected where that makes them four times as short."
         ),
     ] = None,
+    tap_share: Annotated[
+        float,
+        typer.Option(
+            min=0.001,
+            max=1.0,
+            help="Most of the engine's thread that shipping hidden states may take, where that thread is what holds "
+            "the engine up: some steps ship nothing then; 1: every step ships.",
+        ),
+    ] = 0.02,
     wait_s: Annotated[float, typer.Option(help="How long to wait for the predictor at the start.")] = 30.0,
 ) -> None:
     """Serves MODEL with vLLM, OpenAI-compatible, with the adapter attached. Any other flag goes to `vllm serve`."""
@@ -60,7 +69,9 @@ def serve(
     from sidecar.cli.tapping import ServeError
 
     try:
-        code = run_serve(model, context.args, engine_id, predictor, scheduler, artefact, layers, rows, wait_s)
+        code = run_serve(
+            model, context.args, engine_id, predictor, scheduler, artefact, layers, rows, tap_share, wait_s
+        )
     except ServeError as error:
         typer.echo(f"trail serve: {error}", err=True)
         raise typer.Exit(2) from None

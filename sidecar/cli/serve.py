@@ -31,6 +31,7 @@ def run_serve(
     artefact: str,
     layers: str,
     rows: RowKind | None,
+    tap_share: float,
     wait_s: float,
 ) -> int:
     """Serves until the engine ends or a signal comes; returns the engine's exit status.
@@ -46,7 +47,9 @@ def run_serve(
     except ValueError as error:
         raise ServeError(str(error)) from None
     _clear(folder, engine_id)
-    trail: dict[str, object] = {"engine_id": engine_id, "layers": tapped, "row_dtype": row_dtype}
+    trail: dict[str, object] = {
+        "engine_id": engine_id, "layers": tapped, "row_dtype": row_dtype, "tap_share": tap_share,
+    }  # fmt: skip
     projection_id = ""
     if file is not None:
         projection_id = projection.id_of(file)

@@ -37,6 +37,7 @@ def test_rows_with_an_adapter_are_those_of_the_merged_model_through_preemption(t
     events, rows = RingConsumer(paths.events, 1 << 20), RingConsumer(paths.rows, 1 << 22)
     board = BoardWriter(paths.board)
     trail = {
+        "tap_share": 1,
         "engine_id": "lora", "shm_root": str(tmp_path), "layers": LAYERS, "row_dtype": "float32",
         "event_ring_bytes": 1 << 20, "row_ring_bytes": 1 << 22,
     }  # fmt: skip

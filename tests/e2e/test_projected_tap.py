@@ -30,6 +30,7 @@ def test_rows_are_the_projected_hidden_states(tmp_path: Path) -> None:
     paths = engine_paths("tap", tmp_path)
     events, rows = RingConsumer(paths.events, 1 << 20), RingConsumer(paths.rows, 1 << 22)
     trail = {
+        "tap_share": 1,
         "engine_id": "tap", "shm_root": str(tmp_path), "layers": LAYERS, "event_ring_bytes": 1 << 20,
         "row_ring_bytes": 1 << 22, "projection": keep_projection(project.pack(), paths.folder),
     }  # fmt: skip

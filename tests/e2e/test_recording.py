@@ -54,7 +54,7 @@ def served(model: Path) -> Iterator[Served]:
                 service.start()
             with attached_engine(
                 model, SLOTS, share_cores(), folder / "engine.log", ENGINE_ID, predictor.address, scheduler.address,
-                rows="hidden",
+                flags=["--rows", "hidden", "--tap-share", "1"],
             ) as engine:  # fmt: skip
                 samples = send(engine.url, ASKED, [0.0] * len(ASKED), SAMPLING)
                 with redis.Redis.from_url(store.url) as client:

@@ -31,6 +31,7 @@ def test_rows_are_the_hidden_states_of_every_family(family: str, tmp_path: Path)
     paths = engine_paths("tap", tmp_path)
     events, rows = RingConsumer(paths.events, 1 << 20), RingConsumer(paths.rows, 1 << 22)
     trail = {
+        "tap_share": 1,
         "engine_id": "tap", "shm_root": str(tmp_path), "layers": LAYERS, "row_dtype": "float32",
         "event_ring_bytes": 1 << 20, "row_ring_bytes": 1 << 22,
     }  # fmt: skip
@@ -98,10 +99,7 @@ def checked(
     agreed = 0
     for step in rows:
         assert isinstance(step, Rows)
-        ends = zip(step.prompt_handles.tolist(), step.prompt_last, strict=True)
-        found = [(handle, 0, vector) for handle, vector in ends]
-        found += zip(step.handles.tolist(), step.ages.tolist(), step.vectors, strict=True)
-        for handle, age, vector in found:
+        for handle, age, vector in zip(step.handles.tolist(), step.ages.tolist(), step.vectors, strict=True):
             wanted = states[handle][len(prompts[handle]) + age - 1]
             np.testing.assert_allclose(vector, wanted, atol=error * np.abs(wanted).max())
             agreed += 1

@@ -23,24 +23,15 @@ class Checked:
 
     def __init__(self) -> None:
         self.ages: dict[int, list[int]] = {}
-        self.covered: dict[int, int] = {}
+        self.behind = False
 
     def __call__(self, picked: Picked, layers: list[object]) -> None:
         (layer,) = layers
         rows = layer[torch.from_numpy(picked.at), 0].tolist()
-        ages = [*picked.ages.tolist(), *[0] * len(picked.prompt_handles)]
-        handles = [*picked.handles.tolist(), *picked.prompt_handles.tolist()]
-        for handle, age, value in zip(handles, ages, rows, strict=True):
+        for handle, age, value in zip(picked.handles.tolist(), picked.ages.tolist(), rows, strict=True):
             number = HANDLES[handle]
             assert value == number * OWNER + PROMPTS[number] + age - 1
             self.ages.setdefault(number, []).append(age)
-        parts = zip(picked.prompt_handles.tolist(), picked.covered.tolist(), picked.total.tolist(), strict=True)
-        for (handle, covered, total), vector in zip(parts, picked.sums, strict=True):
-            number = HANDLES[handle]
-            assert total == PROMPTS[number]
-            last = range(total - covered, total)
-            assert vector.tolist() == [sum(number * OWNER + position for position in last)]
-            self.covered[number] = covered
 
 
 HANDLES = {handle_of(f"r{number}"): number for number in range(REQUESTS)}
@@ -107,22 +98,45 @@ def test_a_request_that_ended_leaves_its_place_to_another() -> None:
     for number in (3, 4, 3):
         _pass(tap, [number], [0], [2])
         _pass(tap, [number], [2], [PROMPTS[number] - 2])
-        assert shipped.covered.pop(number) == PROMPTS[number]
+        assert shipped.ages.pop(number) == [0]
         tap.forget([f"r{number}", "unknown"])
     assert len(tap._handles) == 1
 
 
-def test_what_the_prefix_cache_gave_is_not_in_the_sum() -> None:
-    shipped = Checked()
-    tap = Tap(1, shipped)
-    _pass(tap, [5], [8], [5])
-    assert shipped.covered == {5: 5}
+class Clock:
+    """Moves by what a capture costs each time that it is read within one."""
+
+    def __init__(self) -> None:
+        self.now_s, self.cost_s = 100.0, 0.0
+
+    def __call__(self) -> float:
+        self.now_s += self.cost_s
+        return self.now_s
 
 
-def test_a_recompute_begins_the_sum_again() -> None:
-    shipped = Checked()
-    tap = Tap(1, shipped)
-    _pass(tap, [5], [0], [7])
-    _pass(tap, [5], [2], [4])
-    _pass(tap, [5], [6], [7])
-    assert shipped.covered == {5: 11}
+def test_captures_take_their_share_of_the_thread_s_time_and_no_more() -> None:
+    shipped, clock = Checked(), Clock()
+    tap = Tap(1, shipped, share=0.02, clock=clock)
+    steps, captures = 2000, 0
+    for step in range(steps):
+        clock.now_s += 0.0005
+        if tap.due:
+            clock.cost_s = 0.0001 if step != 500 else 0.05
+            _pass(tap, [0], [PROMPTS[0] + step - 1], [1])
+            clock.cost_s, captures = 0.0, captures + 1
+    assert captures == pytest.approx(steps * 0.0005 * 0.02 / 0.0001, rel=0.1)
+    ages = shipped.ages[0]
+    assert len(ages) == captures
+    assert max(np.diff(ages)) <= 25, "one capture that took long does not silence the tap"
+
+
+def test_an_engine_that_waits_for_its_device_ships_every_step() -> None:
+    shipped, clock = Checked(), Clock()
+    tap = Tap(1, shipped, share=0.02, clock=clock)
+    clock.cost_s = 0.001
+    _pass(tap, [0], [0], [1])
+    assert not tap.due
+    shipped.behind = True
+    assert tap.due
+    shipped.behind = False
+    assert Tap(1, shipped, share=1, clock=clock).due

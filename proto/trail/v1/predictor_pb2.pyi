@@ -259,39 +259,21 @@ class PromptRows(_message.Message):
 
     HANDLES_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
-    SUM_FIELD_NUMBER: _builtins.int
-    COVERED_FIELD_NUMBER: _builtins.int
-    TOTAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def handles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def last(self) -> _engine_pb2.Vectors:
         """Layer-L vector of the last prompt token."""
 
-    @_builtins.property
-    def sum(self) -> _engine_pb2.Vectors:
-        """Sum of the prompt's layer-L vectors that passed the model, fp32; may be absent. Projected vectors have
-        no sum: it covers 0.
-        """
-
-    @_builtins.property
-    def covered(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """How many vectors the sum covers (prefix-cache hits never pass the model), and the prompt's length."""
-
-    @_builtins.property
-    def total(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
         handles: _abc.Iterable[_builtins.int] | None = ...,
         last: _engine_pb2.Vectors | None = ...,
-        sum: _engine_pb2.Vectors | None = ...,
-        covered: _abc.Iterable[_builtins.int] | None = ...,
-        total: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "sum", b"sum"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last", b"last"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["covered", b"covered", "handles", b"handles", "last", b"last", "sum", b"sum", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handles", b"handles", "last", b"last"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,6 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar.cli.serve import stock_command
-from sidecar.cli.tapping import RowKind
 
 SERVED_NAME = "smollm2"
 START_TIMEOUT_S = 240.0
@@ -100,13 +99,21 @@ def attached_engine(
     engine_id: str,
     predictor: str,
     scheduler: str,
-    rows: RowKind | None = None,
+    flags: Sequence[str] = (),
 ) -> Iterator[Server]:
-    """The same through ``trail serve``; ``rows`` as its ``--rows``."""
+    """The same through ``trail serve``, with further ``flags`` of it."""
     port = free_port()
     trail = ["--engine-id", engine_id, "--predictor", predictor, "--scheduler", scheduler]
-    trail += [] if rows is None else ["--rows", rows]
-    command = [sys.executable, "-m", "sidecar.cli.main", "serve", str(model), *trail, *engine_flags(slots, port)]
+    command = [
+        sys.executable,
+        "-m",
+        "sidecar.cli.main",
+        "serve",
+        str(model),
+        *trail,
+        *flags,
+        *engine_flags(slots, port),
+    ]
     with _server(command, port, cores, log) as server:
         yield server
 

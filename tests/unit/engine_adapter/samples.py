@@ -44,21 +44,13 @@ def step(
     )
 
 
-def rows(
-    decodes: Mapping[str, int] | None = None, prompts: Sequence[str] = (), *, number: int = 1, dim: int = 2
-) -> Rows:
-    """``decodes``: request id -> age. Each vector is [step, age, ...]; a prompt's is [step, 0, ...]."""
-    ages = list((decodes or {}).values())
+def rows(ages: Mapping[str, int], *, number: int = 1, dim: int = 2) -> Rows:
+    """``ages``: request id -> age. Each vector is [step, age, ...]."""
     return Rows(
         step=number,
         dtype=FLOAT32,
         dim=dim,
-        handles=np.array([handle_of(name) for name in decodes or ()], np.uint64),
-        ages=np.array(ages, np.uint32),
-        vectors=np.array([[number, *[age] * (dim - 1)] for age in ages], np.float32).reshape(-1, dim),
-        prompt_handles=np.array([handle_of(name) for name in prompts], np.uint64),
-        covered=np.full(len(prompts), 3, np.uint32),
-        total=np.full(len(prompts), 3, np.uint32),
-        prompt_last=np.array([[number, *[0] * (dim - 1)] for _ in prompts], np.float32).reshape(-1, dim),
-        prompt_sum=np.full((len(prompts), dim), number, np.float32),
+        handles=np.array([handle_of(name) for name in ages], np.uint64),
+        ages=np.array([*ages.values()], np.uint32),
+        vectors=np.array([[number, *[age] * (dim - 1)] for age in ages.values()], np.float32).reshape(-1, dim),
     )

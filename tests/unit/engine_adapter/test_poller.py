@@ -152,7 +152,7 @@ async def test_a_row_that_comes_before_its_request_waits_for_one_poll(bench: Ben
 
 async def test_a_row_of_a_request_that_never_comes_is_dropped_and_counted(bench: Bench) -> None:
     bench.begin()
-    bench.rows.write(*rows({"a": 1, "b": 2}, prompts=["c"]).pack())
+    bench.rows.write(*rows({"a": 1, "b": 2, "c": 0}).pack())
     bench.poller.poll()
     bench.poller.poll()
     assert bench.counters.rows_dropped == 3

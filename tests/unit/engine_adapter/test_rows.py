@@ -1,6 +1,6 @@
 import numpy as np
 
-from engine_adapter.agent.rows import newest, size, split
+from engine_adapter.agent.rows import newest, split
 from engine_adapter.records import handle_of
 from tests.unit.engine_adapter.samples import rows
 
@@ -14,23 +14,15 @@ def test_the_newest_row_of_each_request_wins() -> None:
     assert by_handle[handle_of("b")] == [2, 10]
 
 
-def test_a_prompt_row_survives_later_decode_rows_of_its_request() -> None:
-    merged = newest(rows(prompts=["a"], number=1), rows({"a": 1}, number=2))
-    assert merged.prompt_handles.tolist() == merged.handles.tolist() == [handle_of("a")]
-    assert merged.prompt_last.tolist() == [[1, 0]]
-    assert merged.prompt_sum.tolist() == [[1, 1]]
-
-
 def test_rows_of_another_layout_replace_the_earlier_ones() -> None:
     merged = newest(rows({"a": 4}, dim=2), rows({"b": 1}, dim=3))
     assert merged.handles.tolist() == [handle_of("b")]
 
 
-def test_a_split_keeps_every_row_once_and_prompts_first() -> None:
-    whole = rows({"a": 1, "b": 2, "c": 3}, prompts=["p", "q"])
-    first, rest = split(whole, 3)
+def test_a_split_keeps_every_row_once() -> None:
+    whole = rows({"a": 1, "b": 2, "c": 3})
+    first, rest = split(whole, 2)
     assert rest is not None
-    assert (len(first.prompt_handles), len(first.handles)) == (2, 1)
     assert np.concatenate((first.ages, rest.ages)).tolist() == [1, 2, 3]
-    assert size(first) + size(rest) == size(whole)
-    assert split(whole, 5) == (whole, None)
+    assert first.vectors.tolist() + rest.vectors.tolist() == whole.vectors.tolist()
+    assert split(whole, 3) == (whole, None)
