@@ -43,14 +43,17 @@ clean:  ## Removes what was made here
 	rm -rf $(VENV) out
 
 # A GPU machine takes vLLM's CUDA build; any other the pinned CPU build. Without --no-deps, the CPU build would bring a
-# CUDA build of torchvision, which breaks `import transformers`.
+# CUDA build of torchvision, which breaks `import transformers`. Where pip knows only PyTorch's CUDA build, that cannot be
+# imported without its libraries, so these are installed as well.
 $(READY): pyproject.toml requirements-cpu.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	@if command -v nvidia-smi >/dev/null; then set -x; \
-	    $(BIN)/pip install --quiet --editable '.[vllm,gpu,demo,train,tracing,dev]'; \
+	    $(BIN)/pip install --quiet --editable '.[vllm,gpu,demo,train,tracing,ab,deploy,dev]'; \
 	else set -x; \
 	    $(BIN)/pip install --quiet --no-deps --requirement requirements-cpu.lock && \
-	    $(BIN)/pip install --quiet --no-deps --editable .; \
+	    $(BIN)/pip install --quiet --no-deps --editable . && \
+	    { $(BIN)/python -c 'import torch' 2>/dev/null || \
+	      $(BIN)/pip install --quiet "$$(grep '^torch==' requirements-cpu.lock)"; }; \
 	fi
 	touch $@

@@ -18,12 +18,12 @@ import numpy.typing as npt
 
 from engine_adapter.ring import HEADER_BYTES, RingError, create_private_file, map_private_file
 
-MAGIC = 0x3144_5242_4C52_54  # "TRLBRD1"
+MAGIC = 0x3244_5242_4C52_54  # "TRLBRD2"
 MAX_ENTRIES = 8192
 MAX_PREEMPTIONS = 1024
 NO_PREDICTION_AGE = 0xFFFF_FFFF
 
-_SLOT = struct.Struct("<QQQIII")  # sequence, number, expires_ns, entries, preemptions, crc32
+_SLOT = struct.Struct("<QQQIIII")  # sequence, number, expires_ns, entries, preemptions, reserve_blocks, crc32
 _SLOT_BYTES = _SLOT.size + MAX_ENTRIES * 12 + MAX_PREEMPTIONS * 20
 
 
@@ -46,6 +46,8 @@ class BoardPlan:
     """[P], preempt only while the victim's age is below."""
     beneficiaries: npt.NDArray[np.uint64]
     """[P]."""
+    reserve_blocks: int = 0
+    """KV blocks that stay free when a waiting request is admitted beside others."""
 
     def alive(self, now_ns: int | None = None) -> bool:
         return (time.monotonic_ns() if now_ns is None else now_ns) < self.expires_ns
@@ -58,6 +60,7 @@ class PlanHead:
     number: int
     expires_ns: int
     preemptions: int
+    reserve_blocks: int
 
     def alive(self) -> bool:
         return time.monotonic_ns() < self.expires_ns
@@ -96,7 +99,7 @@ class BoardWriter(_Board):
             plan.handles.tobytes(), plan.victims.tobytes(), plan.beneficiaries.tobytes(),
             plan.ranks.tobytes(), plan.guards.tobytes(),
         ))  # fmt: skip
-        head = (sequence, plan.number, plan.expires_ns, len(plan.handles), len(plan.victims))
+        head = (sequence, plan.number, plan.expires_ns, len(plan.handles), len(plan.victims), plan.reserve_blocks)
         slot = _SLOT.pack(*head, zlib.crc32(body, zlib.crc32(repr(head).encode()))) + body
         at = _slot_at(sequence)
         self._map[at : at + len(slot)] = slot
@@ -121,10 +124,12 @@ class BoardReader(_Board):
         """Of the newest plan; None before the first. One comparison where that is the plan of the last call."""
         sequence = self._header[1]
         if sequence != self._glanced:
-            written, number, expires_ns, _, preemptions, _ = _SLOT.unpack_from(self._map, _slot_at(sequence))
+            written, number, expires_ns, _, preemptions, reserve_blocks, _ = _SLOT.unpack_from(
+                self._map, _slot_at(sequence)
+            )
             # Unless the number was turned while this was read, nobody wrote to this slot.
             if written == sequence == self._header[1]:
-                self._glanced, self._head = sequence, PlanHead(number, expires_ns, preemptions)
+                self._glanced, self._head = sequence, PlanHead(number, expires_ns, preemptions, reserve_blocks)
         return self._head
 
     def newest(self) -> BoardPlan | None:
@@ -147,7 +152,7 @@ def _slot_at(sequence: int) -> int:
 
 def _parse(board: mmap.mmap, at: int, sequence: int) -> BoardPlan | None:
     *head, crc = _SLOT.unpack_from(board, at)
-    written, number, expires_ns, entries, preemptions = head
+    written, number, expires_ns, entries, preemptions, reserve_blocks = head
     if written != sequence or entries > MAX_ENTRIES or preemptions > MAX_PREEMPTIONS:
         return None
     start = at + _SLOT.size
@@ -164,4 +169,5 @@ def _parse(board: mmap.mmap, at: int, sequence: int) -> BoardPlan | None:
         victims=wide[entries : entries + preemptions],
         guards=np.frombuffer(narrow, np.uint32, preemptions, 4 * entries),
         beneficiaries=wide[entries + preemptions :],
+        reserve_blocks=reserve_blocks,
     )

@@ -8,7 +8,7 @@ from predictor_service.store import Store, StoreUnavailable
 from sidecar.health import Health
 
 _FIRST_RETRY_S = 0.1
-_LAST_RETRY_S = 2.0
+_LAST_RETRY_S = 0.5
 COMPONENT = "store"
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import structlog
-from redis.exceptions import RedisError
 
 from predictor_service import metrics
 from predictor_service.artefact import Artefact
 from predictor_service.catalogue import Catalogue, same_layout
 from predictor_service.live import Judged, Windows, columns, resampled
 from predictor_service.verdicts import Verdicts
+from sidecar.redis import STORE_ERRORS
 
 NOMINAL_COVERAGE = 0.8
 # Of each of the two tests: a canary as good as the stable artefact is sent back in at most 5 % of trials.
@@ -89,7 +89,7 @@ class Canary:
             return
         try:
             verdict = await self._verdicts.read(trial.canary, trial.stable)
-        except (RedisError, OSError, TimeoutError) as error:
+        except STORE_ERRORS as error:
             self._log.debug("the store does not tell about the canary", error=str(error))
             self._serving = trial if trial.is_of(self._serving) else None
             return
@@ -111,7 +111,7 @@ class Canary:
         worse = await asyncio.to_thread(worse_than, canary, stable, self._rng)
         try:
             await self._verdicts.write(trial.canary, trial.stable, worse)
-        except (RedisError, OSError, TimeoutError) as error:
+        except STORE_ERRORS as error:
             self._log.warning("the verdict on the canary is not stored yet", error=str(error))
             return
         # Another replica may have been first.
@@ -142,7 +142,7 @@ class Canary:
         if engine_id not in self._unreadable:
             self._unreadable.add(engine_id)
             text = "not for the canary: another artefact projected what the engine sends (`--rows hidden` would do)"
-            self._log.warning(text, engine_id=engine_id, canary=self._settings.name)
+            self._log.warning(text, engine=engine_id, canary=self._settings.name)
 
     def _tell(self, state: str, **more: object) -> bool:
         """Whether that is news."""

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import grpc
+import numpy as np
+import structlog
 
 from predictor_service import metrics, wire_store
 from predictor_service.artefact import Artefact
+from predictor_service.bins import Array
 from predictor_service.catalogue import same_layout
 from predictor_service.recorder import Recorder
 from predictor_service.recording import Origin
 from predictor_service.session import EngineSession
-from predictor_service.step import Applied, Declaration, Predictions, Record, Step
+from predictor_service.step import Applied, Declaration, Predictions, Record, RowProblem, Step
 from predictor_service.store import Claim
 from predictor_service.switching import switched
 from predictor_service.writer import Writer
@@ -55,6 +58,7 @@ class Engine:
         self._max_requests = max_requests
         self._recorder = recorder
         self._turn = asyncio.Lock()
+        self._log = structlog.get_logger("engine")
 
     async def open(
         self,
@@ -98,6 +102,8 @@ class Engine:
             if self._recorder is not None and fresh:
                 self._recorder.step(self.engine_id, step)
             computed = time.perf_counter()
+            for problem in applied.predictions.problems:
+                self._tell(session, problem)
             message = await writer.commit(applied, span.traceparent if span is not None else "")
         _measure(step, applied, writer.degraded, (arrived, begun, computed, time.perf_counter()), span)
         return message
@@ -139,6 +145,13 @@ class Engine:
             if same_layout(kept.artefact, artefact):
                 return switched(kept, artefact, max_requests=self._max_requests)
         return EngineSession(artefact, max_requests=self._max_requests)
+
+    def _tell(self, session: EngineSession, problem: RowProblem) -> None:
+        """Which request's row could not be used; how many there were is counted."""
+        slot = session.requests.slot(problem.handle)
+        request_id = None if slot is None else session.requests.request_id(slot)
+        status = problem.status.name.lower()
+        self._log.debug("row not used", request_id=request_id, status=status, reason=problem.message)
 
     def _held(self, stream: Stream) -> tuple[EngineSession, Writer]:
         self._check_holds(stream)
@@ -186,6 +199,11 @@ def _measure(
 ) -> None:
     metrics.STEPS.inc()
     metrics.ROWS.inc(step.rows)
+    metrics.PROMPTS.inc(len(step.declared))
+    if step.rows:
+        metrics.STEP_ROWS.observe(step.rows)
+    if applied.records:
+        metrics.ENTROPY.observe(_entropy(applied.records.q[step.number % len(applied.records)]))
     metrics.DEGRADED_STEPS.inc(int(degraded))
     for problem in applied.predictions.problems:
         metrics.ROW_ERRORS.labels(problem.status.name.lower()).inc()
@@ -197,3 +215,9 @@ def _measure(
         metrics.STEP_SECONDS.labels(part).observe(ended - begun)
         if span is not None:
             span.child(part, begun).end(ended)
+
+
+def _entropy(q: Array) -> float:
+    """-sum q log q in nats, of one distribution [B]."""
+    certain = q[q > 0]
+    return float(-(certain @ np.log(certain)))

@@ -1,8 +1,11 @@
 """All engines that this process serves or served not long ago."""
 
+from typing import NoReturn
+
 import grpc
 
 from predictor_service import metrics
+from predictor_service.admission import Admission
 from predictor_service.artefact import Artefact
 from predictor_service.engine import STORE_IS_BACK, Engine, Stream
 from predictor_service.recorder import Recorder
@@ -13,14 +16,22 @@ from sidecar.errors import Refused
 class Engines:
     """Engines by id: at most `most` with an open stream, and as many more whose posteriors are kept."""
 
-    def __init__(self, *, most: int, max_requests: int, recorder: Recorder | None = None) -> None:
+    def __init__(
+        self, *, most: int, max_requests: int, recorder: Recorder | None = None, admission: Admission | None = None
+    ) -> None:
         self._most = most
+        self._admission = admission or Admission()
         self._max_requests = max_requests
         self._recorder = recorder
         self._engines: dict[str, Engine] = {}
 
     def get(self, engine_id: str) -> Engine | None:
         return self._engines.get(engine_id)
+
+    @property
+    def streaming(self) -> list[str]:
+        """Ids of those with an open stream."""
+        return [engine_id for engine_id, engine in self._engines.items() if engine.stream]
 
     def admit(self, engine_id: str) -> Engine:
         """The engine, made if need be. Raises Refused (RESOURCE_EXHAUSTED)."""
@@ -61,13 +72,19 @@ class Engines:
         metrics.STREAMS.set(len(streaming))
         metrics.POSTERIORS.set(sum(engine.requests for engine in streaming))
 
+    def _refuse(self, limit: str, text: str) -> NoReturn:
+        metrics.REFUSED_STREAMS.labels(limit).inc()
+        raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, text, retry_after_ms=1000)
+
     def _check_room(self, engine: Engine | None) -> None:
         streaming = sum(other.stream is not None for other in self._engines.values())
         if streaming >= self._most:
             if engine is not None:
                 self._engines[engine.engine_id] = engine
-            text = f"{streaming} engines have a stream already (max_engines)"
-            raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, text, retry_after_ms=1000)
+            self._refuse("engines", f"{streaming} engines have a stream already (max_engines)")
+        # An engine that was served here before is no new load, and nobody else may have room for it.
+        if engine is None and (reason := self._admission.refusal):
+            self._refuse("load", reason)
         idle = [other.engine_id for other in self._engines.values() if other.stream is None]
         for engine_id in idle[: max(0, len(idle) - self._most + 1)]:
             del self._engines[engine_id]

@@ -4,7 +4,6 @@ import asyncio
 
 import numpy as np
 import structlog
-from redis.exceptions import RedisError
 
 from predictor_service.canary import Canary
 from predictor_service.catalogue import Catalogue
@@ -12,6 +11,7 @@ from predictor_service.drift import Drift
 from predictor_service.journal import Journal
 from predictor_service.live import Windows, judge
 from predictor_service.outcomes_reader import OutcomeReader
+from sidecar.redis import STORE_ERRORS
 
 
 class Follower:
@@ -55,7 +55,7 @@ class Follower:
         for engine_id in engines:
             try:
                 judged += await self._take(engine_id)
-            except (RedisError, OSError, TimeoutError) as error:
+            except STORE_ERRORS as error:
                 self._log.debug("outcomes not read", engine=engine_id, error=str(error))
         if judged:
             await asyncio.to_thread(self._drift.report)

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 
 import grpc
 
+from predictor_service.admission import Admission
+from predictor_service.arms import Arms
 from predictor_service.availability import COMPONENT as STORE
 from predictor_service.availability import Availability
 from predictor_service.canary import Canary, CanarySettings
@@ -47,8 +49,14 @@ async def _serve(settings: PredictorSettings, tracing: Tracing, ready: Callable[
         int8=settings.model_int8,
     )
     recorder = _recorder(settings)
-    engines = Engines(most=settings.max_engines, max_requests=settings.max_requests_per_engine, recorder=recorder)
-    async with redis.connect(settings.redis_url, settings.redis_timeout_ms) as client:
+    admission = Admission(most_rows_per_s=settings.max_rows_per_s, most_queue_ms=settings.max_queue_ms)
+    engines = Engines(
+        most=settings.max_engines,
+        max_requests=settings.max_requests_per_engine,
+        recorder=recorder,
+        admission=admission,
+    )
+    async with redis.connect(settings.redis_url, settings.redis_timeout_ms, settings.redis_access) as client:
         store = Store(client, timeout_ms=settings.redis_timeout_ms, expire_s=settings.posterior_expire_s)
         availability = Availability(store, health, engines.end_degraded)
         journal = Journal(most_engines=2 * settings.max_engines)
@@ -56,7 +64,10 @@ async def _serve(settings: PredictorSettings, tracing: Tracing, ready: Callable[
         trial = CanarySettings(settings.canary_model, settings.canary_share, settings.canary_requests)
         canary = Canary(trial, catalogue, windows, Verdicts(client))
         follower = Follower(catalogue, journal, OutcomeReader(client), windows, Drift(windows), canary)
-        service = PredictorService(settings, catalogue, canary, journal, engines, store, availability, tracing)
+        arms = Arms(client, catalogue, lambda: engines.streaming)
+        service = PredictorService(
+            settings, catalogue, canary, arms, journal, engines, store, availability, tracing, admission
+        )
 
         def add_services(grpc_server: grpc.aio.Server) -> Sequence[str]:
             predictor_pb2_grpc.add_PredictorServiceServicer_to_server(service, grpc_server)
@@ -75,8 +86,10 @@ async def _serve(settings: PredictorSettings, tracing: Tracing, ready: Callable[
         await models_changed()
         background = [
             asyncio.create_task(availability.watch()),
+            asyncio.create_task(admission.watch()),
             asyncio.create_task(watch(catalogue, settings.model_poll_s, models_changed)),
             asyncio.create_task(follower.run(settings.outcome_poll_s)),
+            asyncio.create_task(arms.run()),
         ]
         try:
             await server.run("predictor", settings, add_services, health, drain=drain, ready=ready)

@@ -4,8 +4,19 @@ from prometheus_client import Counter, Enum, Gauge, Histogram
 
 from sidecar.latency import BUCKETS_S
 
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+_NATS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0)
+
 STEPS = Counter("trail_predictor_steps", "Engine steps answered")
 ROWS = Counter("trail_predictor_rows", "Hidden-state rows received")
+STEP_ROWS = Histogram("trail_predictor_step_rows", "Rows of a step: the batch of one run of a model", buckets=_ROWS)
+PROMPTS = Counter("trail_predictor_prompts", "Requests declared in a step, each predicted from its prompt")
+ENTROPY = Histogram(
+    "trail_predictor_posterior_entropy_nats",
+    "How unsure a posterior is: -sum q log q, of one request a step; log(bins) where nothing is known, 0 where one bin "
+    "is certain",
+    buckets=_NATS,
+)
 ROW_ERRORS = Counter("trail_predictor_row_errors", "Rows that could not be used", ["status"])
 STEP_SECONDS = Histogram(
     "trail_predictor_step_seconds",
@@ -14,6 +25,8 @@ STEP_SECONDS = Histogram(
     ["part"],
     buckets=BUCKETS_S,
 )
+QUEUE_SECONDS = Gauge("trail_predictor_queue_seconds", "How long a message waits for its turn, lately")
+REFUSED_STREAMS = Counter("trail_predictor_refused_streams", "Streams sent elsewhere, by what is full", ["limit"])
 STREAMS = Gauge("trail_predictor_streams", "Engines with an open stream")
 POSTERIORS = Gauge("trail_predictor_posteriors", "Living requests of engines with an open stream")
 FENCED = Counter("trail_predictor_fenced_commits", "Commits refused because another epoch owns the engine")

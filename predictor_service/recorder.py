@@ -91,7 +91,7 @@ class Recorder:
         if origin.projection:
             self.end(origin.engine_id)
             text = "not recorded: the engine sends projected rows; start it with `trail serve --rows hidden`"
-            self._log.warning(text, engine_id=origin.engine_id)
+            self._log.warning(text, engine=origin.engine_id)
         elif self._active:
             self._gaps.discard(origin.engine_id)
             self._queue.put_nowait(_Opened(origin, declared))

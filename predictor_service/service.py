@@ -8,6 +8,8 @@ from typing import Any
 import grpc
 
 from predictor_service import metrics, wire
+from predictor_service.admission import Admission
+from predictor_service.arms import Arms
 from predictor_service.artefact import Artefact
 from predictor_service.availability import Availability
 from predictor_service.canary import Canary
@@ -19,7 +21,9 @@ from predictor_service.settings import PredictorSettings
 from predictor_service.stateless import predict
 from predictor_service.store import Store, StoreUnavailable
 from predictor_service.writer import Writer
+from sidecar import log
 from sidecar.errors import InvalidField, Refused, abort
+from sidecar.stream_age import announce
 from sidecar.tracing import Span, Tracing
 from trail.v1 import engine_pb2, predictor_pb2, predictor_pb2_grpc
 
@@ -37,20 +41,24 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
         settings: PredictorSettings,
         catalogue: Catalogue,
         canary: Canary,
+        arms: Arms,
         journal: Journal,
         engines: Engines,
         store: Store,
         availability: Availability,
         tracing: Tracing,
+        admission: Admission,
     ) -> None:
         self._settings = settings
         self._catalogue = catalogue
         self._canary = canary
+        self._arms = arms
         self._journal = journal
         self._engines = engines
         self._store = store
         self._availability = availability
         self._tracing = tracing
+        self._admission = admission
 
     async def StreamPredict(self, _: Any, context: Context) -> None:  # type: ignore[override]
         """Pumps messages until the client or somebody else (a newer stream, the store, SIGTERM) ends it."""
@@ -72,9 +80,11 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
         first = await context.read()
         if first is grpc.aio.EOF:
             return
+        await announce(context, self._settings.max_connection_age_s)
         if first.WhichOneof("message") != "open":
             raise Refused(grpc.StatusCode.FAILED_PRECONDITION, "the first message must be `open`")
         engine = self._engines.admit(wire.engine_id(first.open.engine_id))
+        log.of_engine(engine.engine_id)
         artefact = self._artefact_for(engine, first.open)
         await context.write(await self._open(engine, stream, artefact, first.open))
         self._journal.opened(engine.engine_id, artefact, _names(first.open.requests))
@@ -87,7 +97,8 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
             self._engines.switch(engine, stream, artefact)
             traceparent = message.step.traceparent
             span = self._tracing.follow("predict", traceparent) if traceparent else None
-            answer = await self._step(engine, stream, first.open, message.step, span)
+            with log.within(span):
+                answer = await self._step(engine, stream, first.open, message.step, span)
             await context.write(predictor_pb2.StreamPredictResponse(predictions=answer))
             if span is not None:
                 span.end()
@@ -97,7 +108,8 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
                 self._note(engine.engine_id, artefact, message.step, answer)
 
     def _artefact_for(self, engine: Engine, opened: predictor_pb2.OpenPredict) -> Artefact:
-        return self._canary.artefact_for(engine.engine_id, opened.model, opened.projection)
+        own = self._canary.artefact_for(engine.engine_id, opened.model, opened.projection)
+        return self._arms.artefact_for(engine.engine_id, own, opened.projection)
 
     async def _open(
         self, engine: Engine, stream: Stream, artefact: Artefact, message: predictor_pb2.OpenPredict
@@ -130,6 +142,7 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
             )
         most = self._settings.max_rows_per_step
         step = wire.step(message, dim=opened.dim, max_rows=most, projection=opened.projection)
+        self._admission.took(step.rows)
         metrics.STEP_SECONDS.labels("read").observe(time.perf_counter() - begun_s)
         if span is not None:
             span.child("read", begun_s).end()

@@ -37,6 +37,10 @@ class PredictorSettings(ServerSettings):
     """On a CPU, run an artefact's graph in eight bits where it has one: faster, and nearly as exact."""
     max_engines: int = Field(default=64, ge=1)
     """Most engines with an open stream."""
+    max_rows_per_s: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Rows a second above which no further engine is taken: its agent goes to another replica; 0: no limit."""
+    max_queue_ms: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Milliseconds that messages wait for their turn above which no further engine is taken; 0: no limit."""
     posterior_expire_s: int = Field(default=3600, ge=1)
     """Seconds after an engine's last commit at which the store drops what it holds of it."""
     record_dir: Path | None = None

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from sidecar.redis import keys
+from sidecar.redis import STORE_ERRORS, call, keys
 
 LIBRARY = resources.files("predictor_service").joinpath("functions.lua").read_text()
+
+# As often the time of a command may preparing take: a cluster's client asks first who is there.
+_PREPARE_TIMEOUTS = 8
 
 
 class StoreUnavailable(Exception):
@@ -45,7 +47,8 @@ class Store:
 
     async def prepare(self) -> None:
         """Loads the functions, which also shows that the store answers and can be written."""
-        await self._within_timeout(self._client.function_load(LIBRARY, replace=True))
+        loading = self._client.function_load(LIBRARY, replace=True)
+        await self._within_timeout(loading, _PREPARE_TIMEOUTS * self._timeout_s)
 
     async def claim(self, engine_id: str, epoch: str, living: Sequence[str]) -> Claim:
         """Makes `epoch` the owner, deletes the records of requests that are not named, reads the rest.
@@ -89,7 +92,7 @@ class Store:
         deleted: int = await self._within_timeout(self._client.hdel(keys(engine_id).posterior, *request_ids))
         return deleted
 
-    async def _call(self, function: str, names: Sequence[str], arguments: Sequence[Any]) -> Any:
+    async def _call(self, function: str, names: tuple[str, ...], arguments: Sequence[Any]) -> Any:
         try:
             return await self._fcall(function, names, arguments)
         except StoreUnavailable as error:
@@ -99,13 +102,13 @@ class Store:
         await self.prepare()
         return await self._fcall(function, names, arguments)
 
-    async def _fcall(self, function: str, names: Sequence[str], arguments: Sequence[Any]) -> Any:
-        return await self._within_timeout(self._client.fcall(function, len(names), *names, *arguments))
+    async def _fcall(self, function: str, names: tuple[str, ...], arguments: Sequence[Any]) -> Any:
+        return await self._within_timeout(call(self._client, function, names, *arguments))
 
-    async def _within_timeout(self, command: Any) -> Any:
+    async def _within_timeout(self, command: Any, timeout_s: float | None = None) -> Any:
         """The client's own limits are for each read and connect; this one is for the whole command."""
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(timeout_s or self._timeout_s):
                 return await command
-        except (RedisError, OSError, TimeoutError) as error:
+        except STORE_ERRORS as error:
             raise StoreUnavailable(str(error) or type(error).__name__) from error

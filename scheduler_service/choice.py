@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 from scheduler_service.aging import AGINGS, Aging
 from scheduler_service.pairing import PAIRINGS, Evidence
@@ -58,6 +61,17 @@ class PolicyChoice:
             if value is not None and not (math.isfinite(value) and value >= at_least):
                 raise InvalidField(f"policy.{name}", f"{value} is not {at_least:g} or more")
 
+    def with_changes(self, changes: Mapping[str, Any]) -> Self:
+        """The same with these fields changed. Raises InvalidField."""
+        names = [field.name for field in dataclasses.fields(self)]
+        for name in changes:
+            if name not in names:
+                raise InvalidField(f"policy.{name}", f"there is no such setting: {', '.join(names)}")
+        try:
+            return dataclasses.replace(self, **changes)
+        except TypeError as error:
+            raise InvalidField("policy", f"{dict(changes)}: {error}") from None
+
     @property
     def evidence(self) -> Evidence:
         """What the predictor must not leave unanswered for plans to go on."""
@@ -79,6 +93,10 @@ class PolicyBook:
     def get(self, engine_id: str) -> PolicyChoice:
         """The choice that holds for an engine; an empty id asks for the default."""
         return self._of_engine.get(engine_id, self._default)
+
+    def replace(self, default: PolicyChoice, of_engine: Mapping[str, PolicyChoice]) -> None:
+        """Forget all choices for these."""
+        self._default, self._of_engine = default, dict(of_engine)
 
     def set(self, engine_id: str, choice: PolicyChoice) -> None:
         """Choose for one engine, or with an empty id for every engine, those known now included."""

@@ -66,6 +66,11 @@ class Outcome:
     preemptions: int = 0
     recomputed_tokens: int = 0
 
+    @property
+    def whole(self) -> bool:
+        """Whether the request came to its own end: its length and latency are what they would have been."""
+        return self.reason in ("stop", "length")
+
 
 @dataclass(frozen=True, slots=True)
 class Delta:

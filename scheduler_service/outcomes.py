@@ -8,12 +8,11 @@ import time
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from scheduler_service import metrics
 from scheduler_service.choice import PolicyChoice
 from scheduler_service.messages import Finished
-from sidecar.redis import keys
+from sidecar.redis import STORE_ERRORS, keys
 
 _QUEUE_MAX = 4096
 _BATCH_MAX = 256
@@ -30,12 +29,12 @@ class OutcomeLog:
         self._queue: asyncio.Queue[tuple[str, Entry]] = asyncio.Queue(_QUEUE_MAX)
         self._log = structlog.get_logger("outcomes")
 
-    def add(self, engine_id: str, finished: Finished, choice: PolicyChoice) -> None:
-        """Note an outcome; dropped and counted where the store cannot keep up."""
+    def add(self, engine_id: str, finished: Finished, choice: PolicyChoice, arm: str = "") -> None:
+        """Note an outcome, of an experiment's arm or of none; dropped and counted where the store cannot keep up."""
         if not self._max_entries:
             return
         try:
-            self._queue.put_nowait((keys(engine_id).outcomes, entry(finished, choice)))
+            self._queue.put_nowait((keys(engine_id).outcomes, entry(finished, choice, arm)))
         except asyncio.QueueFull:
             metrics.OUTCOMES.labels("dropped").inc()
 
@@ -60,14 +59,14 @@ class OutcomeLog:
                 for key, fields in batch:
                     pipeline.xadd(key, fields, maxlen=self._max_entries, approximate=True)  # type: ignore[arg-type]
                 await pipeline.execute()
-        except (RedisError, OSError, TimeoutError) as error:
+        except STORE_ERRORS as error:
             metrics.OUTCOMES.labels("failed").inc(len(batch))
             self._log.warning("outcomes not written", outcomes=len(batch), reason=str(error))
         else:
             metrics.OUTCOMES.labels("written").inc(len(batch))
 
 
-def entry(finished: Finished, choice: PolicyChoice) -> Entry:
+def entry(finished: Finished, choice: PolicyChoice, arm: str = "") -> Entry:
     """Fields of one stream entry: readable without this code. Lengths in tokens, times in seconds."""
     request, outcome = finished.request, finished.outcome
     return {
@@ -79,6 +78,7 @@ def entry(finished: Finished, choice: PolicyChoice) -> Entry:
         "recorded_s": round(time.time(), 3),
         "policy": choice.policy,
         "predictor": choice.predictor,
+        "arm": arm,
         "reason": outcome.reason,
         "output_tokens": outcome.output_tokens,
         "latency_s": outcome.latency_s,

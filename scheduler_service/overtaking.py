@@ -9,7 +9,7 @@ moment; that moment only ever moves on.
 from __future__ import annotations
 
 import math
-from bisect import insort
+from bisect import bisect_right, insort
 
 from scheduler_service.view import Floats
 
@@ -40,6 +40,13 @@ class Overtaking:
         for arrival_s in arrivals_s[arrivals_s > self._before_s].tolist():
             self._service_s[arrival_s] += service_s
             self._later_s += service_s
+
+    def overtaken_s(self, arrival_s: float) -> float:
+        """S(a) of a living request that arrived then; +inf where it is let ahead already."""
+        if arrival_s <= self._before_s:
+            return math.inf
+        end = bisect_right(self._arrivals, arrival_s, lo=self._passed)
+        return self._later_s - sum(self._service_s[each] for each in self._arrivals[self._passed : end])
 
     def let_ahead(self, bound_s: float, oldest_s: float) -> float:
         """The moment up to which arrivals have been overtaken by ``bound_s`` or more, -inf: none.

@@ -14,17 +14,20 @@ from scheduler_service.pairing import PAIRINGS, Lengths
 from scheduler_service.policies import POLICIES, Ranking
 from scheduler_service.preemption import PlannedPreemption, choose_preemptions, costliest_to_lose_first
 from scheduler_service.promises import kept
+from scheduler_service.reserve import reserve_blocks
 from scheduler_service.view import EngineView, Floats, Handles, Ints
 from scheduler_service.work import Unit, Work, expected_work
 
 
 @dataclass(frozen=True, slots=True)
 class PlannerLimits:
-    """What bounds a plan. `waiting_head` best waiting requests are named; the rest keep their order behind."""
+    """What bounds a plan. `waiting_head` best waiting requests are named; the rest keep their order behind.
+    `kv_reserve` is the share of a mean answer by which those that run can grow before anybody else is admitted."""
 
     waiting_head: int = 256
     max_preemptions_per_plan: int = 4
     unit: Unit = "seconds"
+    kv_reserve: float = 0.2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +36,8 @@ class Plan:
     evicted last, comes first.
 
     `ranks` count from 0. `predicted_at_ages` is -1 where a rank rests on no prediction; `fallbacks` counts those for
-    which the pairing had to use something else; `preemption_limit` is the c that was used.
+    which the pairing had to use something else; `preemption_limit` is the c that was used; `reserve_blocks` KV blocks
+    stay free when somebody is admitted beside others.
     """
 
     step: int
@@ -44,6 +48,7 @@ class Plan:
     preemptions: tuple[PlannedPreemption, ...]
     fallbacks: int
     preemption_limit: float
+    reserve_blocks: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,13 +92,15 @@ def make_plan(view: EngineView, choice: PolicyChoice, limits: PlannerLimits) -> 
     if POLICIES[choice.policy].preempts and choice.preemption_margin:
         rows = costliest_to_lose_first(view, rows, ranked.ranking, ranked.work, choice.preemption_margin)
     at_most = limits.max_preemptions_per_plan
+    reserve = reserve_blocks(view, ranked.work, limits.kv_reserve)
     return Plan(
         step=view.step,
         policy=choice.policy,
         handles=view.handle[rows],
         ranks=np.arange(rows.size, dtype=np.float64),
         predicted_at_ages=ranked.lengths.predicted_at_age[rows],
-        preemptions=choose_preemptions(view, rows, ranked.ranking, ranked.work, choice, at_most),
+        preemptions=choose_preemptions(view, rows, ranked.ranking, ranked.work, choice, at_most, reserve),
+        reserve_blocks=reserve,
         fallbacks=int(ranked.lengths.fallback[rows].sum()),
         preemption_limit=preemption_limit(view, choice),
     )

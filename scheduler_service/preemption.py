@@ -22,15 +22,16 @@ class PlannedPreemption:
 
 
 class _Places:
-    """Free slots and KV blocks as they would be after the admissions and preemptions chosen so far.
+    """Free slots and KV blocks, less the reserve, as they would be after the admissions and preemptions chosen so far.
 
     Lives for one plan. A capacity that the engine did not tell never runs short.
     """
 
-    def __init__(self, view: EngineView) -> None:
+    def __init__(self, view: EngineView, reserve_blocks: int) -> None:
         slots = view.capacity.max_running_requests
         self._slots = slots - int(view.running.sum()) if slots else None
-        self._blocks = view.free_kv_blocks if view.capacity.kv_blocks else None
+        self._blocks = view.free_kv_blocks - reserve_blocks if view.capacity.kv_blocks else None
+        self._reserve = reserve_blocks
         # One token ahead: the first that it generates needs a place as well.
         self._needed = view.kv_blocks_of(view.prompt_tokens + view.age + 1)
         self._held = view.kv_blocks_of(view.held_tokens())
@@ -43,6 +44,10 @@ class _Places:
             self._slots -= 1
         self._take(row, 0)
         return True
+
+    def held_back(self, row: int) -> bool:
+        """Whether only the reserve keeps a waiting request out."""
+        return (self._slots is None or self._slots > 0) and self._fits(row, self._reserve)
 
     def enough_after(self, victims: Ints, row: int) -> Bools:
         """For each victim: whether the blocks it frees make room for the waiting request."""
@@ -69,6 +74,7 @@ def choose_preemptions(
     work: Work,
     choice: PolicyChoice,
     at_most: int,
+    reserve_blocks: int = 0,
 ) -> tuple[PlannedPreemption, ...]:
     """Walk the waiting requests, best first, and find each a place: a free one, or the victim's that pays most.
 
@@ -76,9 +82,9 @@ def choose_preemptions(
     the margin times what computing the victim's tokens again costs: that time, for every request of the batch, which
     waits for it. It has to have ``preemption_ratio`` times as much too: exchanges of nearly equal requests gain
     nothing, and might be taken back at the next step. Stops at the first waiting request without a place, as the
-    engine's own admission does.
+    engine's own admission does, and at the first that only the reserve keeps out.
     """
-    places = _Places(view)
+    places = _Places(view, reserve_blocks)
     victims = _Victims(view, ranking, work, choice)
     chosen: list[PlannedPreemption] = []
     for row in order[~view.running[order]].tolist():
@@ -86,6 +92,9 @@ def choose_preemptions(
             break
         if places.admit(row):
             continue
+        if places.held_back(row):
+            # Memory is kept free so that nobody's work is lost: nobody is to lose it for that.
+            break
         victim = victims.most_worth(row, places)
         if victim is None:
             break

@@ -18,7 +18,10 @@ from scheduler_service.policies import POLICIES
 from scheduler_service.session import EngineSession
 from scheduler_service.sessions import Sessions
 from scheduler_service.settings import SchedulerSettings
+from scheduler_service.shared_policies import SharedPolicies
 from sidecar.errors import InvalidField, Refused, abort
+from sidecar.redis import STORE_ERRORS
+from sidecar.stream_age import announce
 from trail.v1 import scheduler_pb2, scheduler_pb2_grpc
 
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -38,6 +41,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             opened = await self._read_opening(context)
             if opened is not None:
                 async with self._sessions.hold(opened) as session:
+                    await announce(context, self._settings.max_connection_age_s)
                     await self._greet(session, context)
                     await self._serve(session, context)
         except (InvalidField, Refused) as error:
@@ -106,21 +110,27 @@ async def _refused(session: EngineSession) -> None:
 class SchedulerAdminServicer(scheduler_pb2_grpc.SchedulerAdminServiceServicer):
     """Changes and tells policies while the scheduler runs."""
 
-    def __init__(self, sessions: Sessions, book: PolicyBook) -> None:
-        self._sessions = sessions
+    def __init__(self, book: PolicyBook, shared: SharedPolicies) -> None:
         self._book = book
+        self._shared = shared
 
     async def SetPolicy(
         self, request: scheduler_pb2.SetPolicyRequest, context: _Context
     ) -> scheduler_pb2.SetPolicyResponse:
-        """What the request leaves out stays as it was; the next plan is made by the new choice."""
+        """What the request leaves out stays as it was, whichever replica was told of it; the next plan is made by the
+        new choice."""
         try:
             engine_id = request.engine_id and wire.engine_id(request.engine_id, "engine_id")
+            # What is wrong in any case is refused before the store is asked.
+            wire_policy.changed(self._book.get(engine_id), request.policy)
+            await self._shared.refresh()
             choice = wire_policy.changed(self._book.get(engine_id), request.policy)
+            await self._shared.set(engine_id, choice)
         except InvalidField as error:
             await abort(context, error)
-        self._book.set(engine_id, choice)
-        self._sessions.policy_changed(engine_id)
+        except STORE_ERRORS as error:
+            reason = str(error) or type(error).__name__
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"nothing was changed, the store is gone: {reason}")
         return scheduler_pb2.SetPolicyResponse(policy=wire_policy.settings(choice))
 
     async def GetPolicy(

@@ -8,17 +8,21 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import grpc
+import structlog
 
 from scheduler_service import metrics
-from scheduler_service.choice import PolicyBook
+from scheduler_service.experiments.live import LiveExperiments
+from scheduler_service.experiments.shadow import Comparison, ShadowPlanner
 from scheduler_service.freshness import Freshness
 from scheduler_service.incremental import IncrementalPlanner
-from scheduler_service.messages import Declaration, Delta, Open, PublishedMessage, Snapshot
+from scheduler_service.messages import Declaration, Delta, Finished, Open, PublishedMessage, Snapshot
 from scheduler_service.outcomes import OutcomeLog
 from scheduler_service.pairing import Evidence
 from scheduler_service.planner import Plan
 from scheduler_service.settings import SchedulerSettings
 from scheduler_service.state import EngineState
+from scheduler_service.watching import EngineWatch
+from sidecar import log
 from sidecar.errors import Refused
 from sidecar.tracing import Span, Tracing
 from sidecar.waiting import within
@@ -43,7 +47,7 @@ class EngineSession:
     def __init__(
         self,
         opened: Open,
-        book: PolicyBook,
+        choices: LiveExperiments,
         outcomes: OutcomeLog,
         settings: SchedulerSettings,
         tracing: Tracing | None = None,
@@ -55,8 +59,11 @@ class EngineSession:
         self._planner = IncrementalPlanner(self._state.requests, settings.limits)
         self._check_room(opened.requests, "open.requests")
         self._state.declare(opened.requests)
+        self.watch = EngineWatch(opened.engine_id, self._state)
+        self._log = structlog.get_logger("session")
         self._freshness = Freshness()
-        self._book = book
+        self._choices = choices
+        self._shadows = ShadowPlanner(settings.limits, self._compared)
         self._outcomes = outcomes
         self._changed, self._answered = asyncio.Event(), asyncio.Event()
         self._answers = True
@@ -75,20 +82,22 @@ class EngineSession:
                 f"delta.epoch: {delta.epoch} is not this stream's {self.epoch}",
             )
         self._check_room(delta.arrived, "delta.arrived")
+        self.watch.reported(delta)
         applied = self._state.apply(delta)
         metrics.DELTAS.labels(self.engine_id, "stale" if applied.stale else "applied").inc()
         if applied.stale:
             return
-        metrics.REQUESTS.labels(self.engine_id).set(len(self._state.requests))
+        span = self._tracing.follow("step", delta.traceparent) if delta.traceparent else None
+        if span is not None:
+            self._spans["step"] = span
         if applied.unknown_handles:
             metrics.UNKNOWN_HANDLES.labels(self.engine_id).inc(applied.unknown_handles)
-        for finished in applied.finished:
-            self._outcomes.add(self.engine_id, finished, self._book.get(self.engine_id))
+        with log.within(span):
+            for finished in applied.finished:
+                self._finish(finished)
         now_s = time.monotonic()
         self._freshness.on_delta(applied, now_s)
         self._since_s = self._since_s or now_s
-        if delta.traceparent:
-            self._spans["step"] = self._tracing.follow("step", delta.traceparent)
         self._answered.clear()
         self._changed.set()
 
@@ -157,9 +166,10 @@ class EngineSession:
 
     def plan(self, now_s: float) -> NumberedPlan | None:
         """A plan for the state as it is; None where nothing is to plan or nothing fresh to plan by."""
+        choice = self._choices.get(self.engine_id)
+        self.watch.look(choice, now_s)
         if self._state.step < 0 or not len(self._state.requests):
             return None
-        choice = self._book.get(self.engine_id)
         ttl_ms = self._freshness.ttl_ms(choice.evidence, self._settings.plan_ttl_ms, now_s)
         if choice.evidence is not Evidence.NONE and not self.store_connected:
             self._withheld("store")
@@ -167,20 +177,51 @@ class EngineSession:
         if ttl_ms <= 0:
             self._withheld("unanswered")
             return None
+        if self._since_s is not None:
+            metrics.PLAN_WAIT_SECONDS.observe(now_s - self._since_s)
         with metrics.PLAN_SECONDS.time():
-            plan = self._planner.plan(self._state.view(time.time(), choice.overtaking_s), choice)
+            view = self._state.view(time.time(), choice.overtaking_s)
+            plan = self._planner.plan(view, choice)
         self._number += 1
         metrics.PLANS.labels(self.engine_id, choice.policy, choice.predictor).inc()
-        metrics.PREEMPTIONS.labels(self.engine_id).inc(len(plan.preemptions))
-        metrics.PREEMPTION_LIMIT.labels(self.engine_id).set(plan.preemption_limit)
-        metrics.FALLBACKS.labels(self.engine_id).inc(plan.fallbacks)
+        self.watch.planned(plan)
+        shadowed = self._choices.shadows(self.engine_id)
+        if shadowed is not None:
+            self._shadows.planned(*shadowed, view, plan, now_s)
         traced = self._spans.get("plan")
+        with log.within(traced):
+            self._tell_preemptions(plan)
         return NumberedPlan(plan, self._number, ttl_ms, traced.traceparent if traced else "")
 
     def _expects_predictions(self) -> bool:
         """Whether predictions of what was just reported are likely to come soon."""
-        owed = self._freshness.owes(self._book.get(self.engine_id).evidence)
+        owed = self._freshness.owes(self._choices.get(self.engine_id).evidence)
         return owed and self._answers and self._state.is_behind()
+
+    def _finish(self, finished: Finished) -> None:
+        outcome, arm = finished.outcome, self._choices.finished(self.engine_id, finished)
+        self._outcomes.add(self.engine_id, finished, self._choices.get(self.engine_id), arm)
+        self.watch.finished(outcome)
+        self._log.debug(
+            "request ended", engine=self.engine_id, request_id=finished.request.request_id, reason=outcome.reason,
+            output_tokens=outcome.output_tokens, latency_s=outcome.latency_s, preemptions=outcome.preemptions,
+        )  # fmt: skip
+
+    def _tell_preemptions(self, plan: Plan) -> None:
+        for each in plan.preemptions:
+            victim, beneficiary = (self._state.requests.declaration(one) for one in (each.victim, each.beneficiary))
+            self._log.debug(
+                "preemption planned", engine=self.engine_id, request_id=victim.request_id,
+                beneficiary=beneficiary.request_id, only_if_age_below=each.only_if_age_below,
+            )  # fmt: skip
+
+    def longest_wait_s(self) -> float:
+        """Of the requests that wait now; 0 where none does."""
+        longest = self._state.longest_waiting()
+        return 0.0 if longest is None else max(time.time() - longest[0], 0.0)
+
+    def _compared(self, comparison: Comparison) -> None:
+        self._choices.compared(self.engine_id, comparison)
 
     def _withheld(self, reason: str) -> None:
         metrics.PLANS_WITHHELD.labels(self.engine_id, reason).inc()

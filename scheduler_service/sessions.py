@@ -12,11 +12,14 @@ from redis.asyncio import Redis
 
 from scheduler_service import metrics
 from scheduler_service.choice import PolicyBook
+from scheduler_service.experiments.live import LiveExperiments
+from scheduler_service.experiments.store import ExperimentStore
 from scheduler_service.messages import Open
 from scheduler_service.outcomes import OutcomeLog
 from scheduler_service.session import EngineSession
 from scheduler_service.settings import SchedulerSettings
 from scheduler_service.subscriber import PredictionSubscriber
+from sidecar import log
 from sidecar.errors import Refused
 from sidecar.stopping import stop
 from sidecar.tracing import Tracing
@@ -26,10 +29,16 @@ class Sessions:
     """Engine id to the session that holds it."""
 
     def __init__(
-        self, redis: Redis, book: PolicyBook, outcomes: OutcomeLog, settings: SchedulerSettings, tracing: Tracing
+        self,
+        redis: Redis,
+        book: PolicyBook,
+        outcomes: OutcomeLog,
+        experiments: ExperimentStore,
+        settings: SchedulerSettings,
+        tracing: Tracing,
     ) -> None:
         self._redis = redis
-        self._book = book
+        self.experiments = LiveExperiments(experiments, book, self.longest_waits_s)
         self._outcomes = outcomes
         self._settings = settings
         self._tracing = tracing
@@ -46,11 +55,12 @@ class Sessions:
             limit = self._settings.max_engines
             text = f"open.engine_id: too many engines are connected (limit {limit})"
             raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, text, retry_after_ms=1000)
-        session = EngineSession(opened, self._book, self._outcomes, self._settings, self._tracing)
+        log.of_engine(opened.engine_id)
+        session = EngineSession(opened, self.experiments, self._outcomes, self._settings, self._tracing)
         self._fence(session)
         subscriber = PredictionSubscriber(self._redis, session.engine_id, session.epoch.incarnation, session)
         following = asyncio.create_task(subscriber.run())
-        self._log.info("engine connected", engine=session.engine_id, epoch=str(session.epoch))
+        self._log.info("engine connected", epoch=str(session.epoch))
         metrics.STREAMS.inc()
         try:
             yield session
@@ -59,14 +69,18 @@ class Sessions:
             metrics.STREAMS.dec()
             if self._of_engine.get(session.engine_id) is session:
                 del self._of_engine[session.engine_id]
-                metrics.REQUESTS.labels(session.engine_id).set(0)
-            self._log.info("engine gone", engine=session.engine_id, epoch=str(session.epoch))
+                session.watch.gone()
+            self._log.info("engine gone", epoch=str(session.epoch))
 
     def policy_changed(self, engine_id: str) -> None:
         """Have the engine, or with an empty id every engine, planned for anew."""
         for session in self._of_engine.values():
             if engine_id in ("", session.engine_id):
                 session.on_policy()
+
+    def longest_waits_s(self) -> dict[str, float]:
+        """The longest that a request waits now, by engine."""
+        return {engine_id: session.longest_wait_s() for engine_id, session in self._of_engine.items()}
 
     def drain(self) -> None:
         """End every stream and take no new one."""
@@ -79,6 +93,7 @@ class Sessions:
         self._of_engine[session.engine_id] = session
         if older is not None:
             metrics.FENCED.inc()
+            older.watch.gone()
             older.end(
                 Refused(
                     grpc.StatusCode.ABORTED,

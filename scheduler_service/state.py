@@ -123,6 +123,25 @@ class EngineState:
             found_again_share=self._steady_found.told(self._recompute.found_share),
         )
 
+    def longest_waiting(self) -> tuple[float, float] | None:
+        """When the request arrived that waits longest, and the service that later arrivals had, seconds of the engine
+        (+inf: it is let ahead); None where nobody waits."""
+        waiting = ~self.requests.rows["running"]
+        if not waiting.any():
+            return None
+        arrival_s = float(self.requests.rows["arrival_s"][waiting].min())
+        return arrival_s, self._overtaking.overtaken_s(arrival_s)
+
+    @property
+    def pace(self) -> Pace:
+        """How fast the engine is."""
+        return self._pace
+
+    @property
+    def recompute_share(self) -> float:
+        """Of the tokens computed lately, how many had been computed before: 0 to 1."""
+        return self._recompute.share
+
     def is_behind(self) -> bool:
         """Whether a request was never predicted, or has more than the token since then that nothing can tell of yet."""
         rows = self.requests.rows

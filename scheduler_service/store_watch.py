@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
+from scheduler_service import metrics
 from sidecar.health import Health
+from sidecar.redis import STORE_ERRORS
 
 COMPONENT = "store"
 _INTERVAL_S = 0.5
@@ -18,8 +19,10 @@ async def watch_store(redis: Redis, health: Health) -> None:
     while True:
         try:
             await redis.ping()
-        except (RedisError, OSError, TimeoutError) as error:
+        except STORE_ERRORS as error:
             health.set(COMPONENT, False, f"{type(error).__name__}: {error}")
+            metrics.STORE_UP.set(0)
         else:
             health.set(COMPONENT, True)
+            metrics.STORE_UP.set(1)
         await asyncio.sleep(_INTERVAL_S)

@@ -17,7 +17,7 @@ from redis.asyncio.client import PubSub
 
 from scheduler_service import metrics, wire_store
 from scheduler_service.messages import Epoch, PublishedMessage, Snapshot
-from sidecar.redis import keys
+from sidecar.redis import keys, next_message, subscribe
 
 _OWNER_CHECK_S = 1.0
 _BACKOFF_MIN_S, _BACKOFF_MAX_S = 0.05, 1.0
@@ -45,7 +45,7 @@ class PredictionSubscriber:
         self._incarnation = incarnation
         self._keys = keys(engine_id)
         self._sink = sink
-        self._log = structlog.get_logger("subscriber").bind(engine=engine_id)
+        self._log = structlog.get_logger("subscriber")
         self._last: tuple[Epoch, int] | None = None
         self._owner: bytes | str | None = None
 
@@ -68,11 +68,11 @@ class PredictionSubscriber:
 
     async def _follow(self) -> None:
         async with self._redis.pubsub() as pubsub:
-            await pubsub.ssubscribe(self._keys.predictions)
+            await subscribe(self._redis, pubsub, self._keys.predictions)
             check_at_s = 0.0
             while True:
                 timeout_s = max(check_at_s - time.monotonic(), 0.0)
-                message = await pubsub.get_message(timeout=timeout_s) if pubsub.subscribed else None
+                message = await next_message(pubsub, timeout_s)
                 if message is not None:
                     await self._receive(pubsub, message["type"], message["data"])
                 if time.monotonic() >= check_at_s:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -31,15 +31,20 @@ _NUMBERS: tuple[_Number, ...] = get_args(_Number)
 
 def changed(current: PolicyChoice, message: scheduler_pb2.PolicySettings) -> PolicyChoice:
     """`current` with what the message sets; what it leaves out stays. Raises InvalidField."""
-    given: dict[str, object] = {name: getattr(message, name) for name in _NAMES if getattr(message, name)}
+    return current.with_changes(given(message))
+
+
+def given(message: scheduler_pb2.PolicySettings) -> dict[str, Any]:
+    """What the message sets."""
+    found: dict[str, Any] = {name: getattr(message, name) for name in _NAMES if getattr(message, name)}
     for name in _NUMBERS:
         if message.HasField(name):
             # Single precision on the wire: 0.8 shall come back as 0.8, not as 0.800000011920929.
-            given[name] = float(f"{getattr(message, name):.7g}")
+            found[name] = float(f"{getattr(message, name):.7g}")
     if message.HasField("max_preemptions"):
-        given["max_preemptions"] = message.max_preemptions
-    given |= {name: None for name in _OPTIONAL if message.HasField(name) and getattr(message, name) < 0}
-    return dataclasses.replace(current, **given)  # type: ignore[arg-type]
+        found["max_preemptions"] = message.max_preemptions
+    found |= {name: None for name in _OPTIONAL if message.HasField(name) and getattr(message, name) < 0}
+    return found
 
 
 def settings(choice: PolicyChoice) -> scheduler_pb2.PolicySettings:
@@ -74,4 +79,5 @@ def plan(
         ],
         policy=value.policy,
         traceparent=traceparent,
+        reserve_kv_blocks=value.reserve_blocks,
     )

@@ -1,12 +1,18 @@
-"""Structured logs on stderr."""
+"""Structured logs on stderr. A line about a request names its `engine`, its `request_id` and its trace."""
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from typing import Literal
 
 import structlog
 
+from sidecar.tracing import Span
+
 Format = Literal["json", "console"]
+
+_CONTEXT = "traceparent"
 
 
 def configure(level: str = "info", format: Format = "json") -> None:
@@ -23,6 +29,7 @@ def configure(level: str = "info", format: Format = "json") -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            _trace_ids,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.StackInfoRenderer(),
@@ -34,3 +41,27 @@ def configure(level: str = "info", format: Format = "json") -> None:
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def of_engine(engine_id: str) -> None:
+    """Every line of this task, and of those that it starts from now on, says which engine it is about."""
+    structlog.contextvars.bind_contextvars(engine=engine_id)
+
+
+@contextlib.contextmanager
+def within(span: Span | None) -> Iterator[None]:
+    """Lines inside carry `trace_id` and `span_id`; None: the step is not traced."""
+    if span is None:
+        yield
+        return
+    with structlog.contextvars.bound_contextvars(**{_CONTEXT: span.traceparent}):
+        yield
+
+
+def _trace_ids(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """W3C trace context (version-trace-span-flags) as the two ids that log stores look for."""
+    parts = line.pop(_CONTEXT, "").split("-")
+    # It may be a client's, and anything.
+    if len(parts) >= 4:
+        line["trace_id"], line["span_id"] = parts[1:3]
+    return line

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as grpc_health_aio
 from grpc_reflection.v1alpha import reflection
 
+from sidecar import stream_age
 from sidecar.health import Health
 from sidecar.settings import ServerSettings
 from sidecar.stopping import until_told
@@ -78,6 +79,7 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
+        *stream_age.server_options(settings.max_connection_age_s),
         # Otherwise a second server on the same port would quietly take half of the streams.
         ("grpc.so_reuseport", 0),
         # An agent that dies without a word is noticed within 15 s.
@@ -105,6 +107,8 @@ def _metrics(name: str, settings: ServerSettings) -> Iterator[None]:
     if settings.metrics_port == 0:
         yield
         return
+    # When each series began: twice as many series, and nobody asks.
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     address = f"{settings.host}:{settings.metrics_port}"
     try:
         http, thread = prometheus_client.start_http_server(settings.metrics_port, settings.host)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, FilePath, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -17,9 +17,16 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from sidecar.redis import Access
+from sidecar.redis_url import parse
 from sidecar.tracing import needs_extra
 
 S = TypeVar("S", bound=BaseSettings)
+
+
+def _store_url(url: str) -> str:
+    parse(url)
+    return url
 
 
 class ServerSettings(BaseSettings):
@@ -35,6 +42,8 @@ class ServerSettings(BaseSettings):
     """TCP port of the gRPC server; 0: any free one."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """TCP port of the Prometheus endpoint; 0: off."""
+    max_connection_age_s: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Seconds after which a stream is ended in good order and opened anew, perhaps at another replica; 0: never."""
     max_message_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
     """Largest message that is accepted or sent."""
     max_rows_per_step: int = Field(default=4096, ge=1)
@@ -49,12 +58,44 @@ class ServerSettings(BaseSettings):
     """Least severity that is logged."""
     log_format: Literal["json", "console"] = "json"
     """Log lines for machines or for people."""
-    redis_url: str = "redis://127.0.0.1:6379/0"
-    """Store: redis://host:port/db, rediss://... or unix:///path.sock."""
+    redis_url: Annotated[str, AfterValidator(_store_url)] = "redis://127.0.0.1:6379/0"
+    """Store: redis://host:port/db, unix:///path.sock, redis+sentinel://host:port,host:port/name or
+    redis+cluster://host:port,host:port; rediss instead of redis: TLS."""
+    redis_username: str = ""
+    """ACL user of the store; empty: as the URL says, or the default user."""
+    redis_password: SecretStr = SecretStr("")
+    """Password of that user; better as an environment variable than as a flag, which others can see."""
+    redis_sentinel_password: SecretStr = SecretStr("")
+    """Password of the Sentinels, where they have one."""
+    redis_ca_file: FilePath | None = None
+    """Certificates that the store's must be signed by (PEM); none: those of the system."""
+    redis_cert_file: FilePath | None = None
+    """Our own certificate (PEM), where the store asks for one."""
+    redis_key_file: FilePath | None = Field(default=None, validate_default=True)
+    """Private key of redis_cert_file (PEM)."""
     redis_timeout_ms: int = Field(default=250, ge=1)
     """Milliseconds after which the store counts as gone for one command."""
     otlp_endpoint: Annotated[str, AfterValidator(needs_extra)] = ""
     """Collector of traces, OTLP over gRPC: http://host:4317; empty: OTEL_EXPORTER_OTLP_ENDPOINT, or none."""
+
+    @property
+    def redis_access(self) -> Access:
+        """What `sidecar.redis.connect` takes beside the URL."""
+        return Access(
+            self.redis_username,
+            self.redis_password.get_secret_value(),
+            self.redis_sentinel_password.get_secret_value(),
+            self.redis_ca_file,
+            self.redis_cert_file,
+            self.redis_key_file,
+        )
+
+    @field_validator("redis_key_file")
+    @classmethod
+    def _of_a_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if (value is None) != (info.data.get("redis_cert_file") is None):
+            raise ValueError("redis_cert_file and redis_key_file belong together: give both or none")
+        return value
 
 
 def load(settings_class: type[S], argv: Sequence[str] | None = None) -> S:

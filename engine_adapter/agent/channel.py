@@ -3,16 +3,21 @@
 import grpc
 
 from engine_adapter.agent.settings import AgentSettings
+from sidecar import targets
 
 
 def connect(target: str, settings: AgentSettings) -> grpc.aio.Channel:
-    """A channel that notices a dead peer by itself, and tries again as often as the links do.
+    """A channel that spreads its calls over all replicas behind `target`, notices a dead peer by itself, and tries
+    again as often as the links do.
 
     Its pings come no more often than the services allow; the links' own timeouts are the faster ones.
     """
-    return grpc.aio.insecure_channel(
-        target,
+    channel = grpc.aio.insecure_channel(
+        targets.target(target),
         options=[
+            *targets.ROUND_ROBIN,
+            # Two agents in one process are two clients.
+            ("grpc.use_local_subchannel_pool", 1),
             ("grpc.max_send_message_length", settings.max_message_bytes),
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.keepalive_time_ms", 10_000),
@@ -23,3 +28,6 @@ def connect(target: str, settings: AgentSettings) -> grpc.aio.Channel:
             ("grpc.max_reconnect_backoff_ms", settings.reconnect_max_ms),
         ],
     )
+    # Whoever opens a stream before all replicas are reached opens it at the first of them.
+    channel.get_state(try_to_connect=True)
+    return channel

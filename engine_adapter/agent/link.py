@@ -1,6 +1,7 @@
 """The life of one bidirectional stream: open, exchange, break, open again."""
 
 import asyncio
+import random
 import time
 from abc import ABC, abstractmethod
 from typing import Any, Generic, TypeVar, cast
@@ -11,6 +12,7 @@ import structlog
 from engine_adapter.agent.backoff import Backoff
 from engine_adapter.agent.epochs import EpochMint
 from engine_adapter.agent.settings import AgentSettings
+from sidecar import stream_age
 from sidecar.stopping import first_of
 from sidecar.waiting import within
 from trail.v1 import engine_pb2
@@ -30,6 +32,10 @@ class _Reopen(Exception):
     """This side wants another stream."""
 
 
+class _Moved(Exception):
+    """The stream was as old as the service lets it become, and ended in good order."""
+
+
 class Link(ABC, Generic[Request, Response]):
     """Keeps a stream to one service open, under a new epoch each time.
 
@@ -47,6 +53,7 @@ class Link(ABC, Generic[Request, Response]):
         self._backoff = Backoff(settings.reconnect_initial_ms / 1000, settings.reconnect_max_ms / 1000)
         self._log = structlog.get_logger(self.name)
         self._last_fault = ""
+        self._old = asyncio.Event()
         self.connected = False
 
     @abstractmethod
@@ -73,6 +80,10 @@ class Link(ABC, Generic[Request, Response]):
     def _closed(self) -> None:
         """The stream is gone, for whatever reason."""
 
+    @abstractmethod
+    def _moved(self) -> None:
+        """The stream ended in good order, and the next follows at once: what waits is for that one."""
+
     def wake(self) -> None:
         """There may be something to send."""
         self._wake.set()
@@ -89,11 +100,14 @@ class Link(ABC, Generic[Request, Response]):
             started_s = time.monotonic()
             try:
                 await self._session()
+            except _Moved:
+                self._log.info("stream moves", lived_s=round(time.monotonic() - started_s, 1))
             except (grpc.RpcError, TimeoutError, StreamEnded, _Reopen, asyncio.InvalidStateError) as error:
                 await self._pause(error, time.monotonic() - started_s)
 
     async def _session(self) -> None:
-        call = self._call()
+        call, moved = self._call(), False
+        self._old.clear()
         try:
             async with asyncio.timeout(self._settings.call_timeout_ms / 1000):
                 await call.write(await self._first(self._epochs.next()))
@@ -101,11 +115,20 @@ class Link(ABC, Generic[Request, Response]):
             self._opened(response)
             self.connected, self._last_fault = True, ""
             self._log.info("stream open", incarnation=self._epochs.incarnation)
-            await first_of(self._receive(call), self._send(call), self._until_reopen())
+            age_s = stream_age.announced_s(await call.initial_metadata())
+            await first_of(self._receive(call), self._send(call), self._until_reopen(), self._until_old(age_s))
+        except StreamEnded:
+            moved = self._old.is_set()
+            if not moved:
+                raise
+            raise _Moved from None
         finally:
             self.connected = False
             call.cancel()
-            self._closed()
+            if moved:
+                self._moved()
+            else:
+                self._closed()
 
     async def _receive(self, call: "grpc.aio.StreamStreamCall[Request, Response]") -> None:
         while True:
@@ -116,6 +139,19 @@ class Link(ABC, Generic[Request, Response]):
             await self._wake.wait()
             self._wake.clear()
             await self._send_waiting(call)
+            if self._old.is_set():
+                await call.done_writing()
+                # The service has read all when it ends the stream, which is seen where answers are.
+                await asyncio.sleep(self._settings.ack_timeout_ms / 1000)
+                raise TimeoutError
+
+    async def _until_old(self, age_s: float | None) -> None:
+        """Has the stream end in good order once it is nearly as old as it may become; not all agents at one moment."""
+        if age_s is not None:
+            await asyncio.sleep(age_s * random.uniform(0.9, 1.0))  # noqa: S311 - jitter, not a secret
+            self._old.set()
+            self.wake()
+        await asyncio.Event().wait()
 
     async def _until_reopen(self) -> None:
         await self._reopen.wait()
@@ -149,7 +185,14 @@ def _text(error: Exception) -> str:
 
 async def _read(call: "grpc.aio.StreamStreamCall[Any, Response]") -> Response:
     """The next answer; raises StreamEnded where there is none."""
-    response = await call.read()
+    try:
+        response = await call.read()
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # A write whose time was up cancelled the call, and not anybody this task.
+        raise StreamEnded("the stream was given up") from None
     if response is grpc.aio.EOF:
         raise StreamEnded("the service ended the stream")
     return cast(Response, response)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from engine_adapter.agent.counters import Counters
 from engine_adapter.records import Arrived, Step
@@ -24,6 +25,7 @@ class LivingRequests:
         self._prompt_tokens: dict[int, int] = {}
         self._ids_kept = 0
         self._ages: dict[int, int] = {}
+        self._log = structlog.get_logger("requests")
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -39,10 +41,13 @@ class LivingRequests:
         """
         known = self._requests.get(request.handle)
         if known is not None:
-            self._counters.handle_collisions += known.request_id != request.request_id
+            if known.request_id != request.request_id:
+                self._counters.handle_collisions += 1
+                self._log.warning("not declared", request_id=request.request_id, same_handle_as=known.request_id)
             return False
         if len(self._requests) >= self._max_requests:
             self._counters.requests_undeclared += 1
+            self._log.debug("not declared", request_id=request.request_id, living_requests=len(self._requests))
             return False
         self._requests[request.handle] = self._within_budget(request)
         self._prompt_tokens[request.handle] = len(request.prompt_token_ids)

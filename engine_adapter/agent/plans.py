@@ -33,19 +33,26 @@ class PlanPublisher:
         handles = np.array(plan.handles[:MAX_ENTRIES], np.uint64)
         preemptions = plan.preemptions[:MAX_PREEMPTIONS]
         at_ages = np.array(plan.predicted_at_ages[:MAX_ENTRIES], np.uint32)
+        now_ns = time.monotonic_ns()
         self._book.add(number, handles, at_ages)
+        self._book.fail_open.published(now_ns, now_ns + ttl_ns)
         self._board.publish(
             BoardPlan(
                 number=number,
-                expires_ns=time.monotonic_ns() + ttl_ns,
+                expires_ns=now_ns + ttl_ns,
                 handles=handles,
                 ranks=np.array(plan.ranks[:MAX_ENTRIES], np.float32),
                 victims=np.array([preemption.victim for preemption in preemptions], np.uint64),
                 guards=np.array([preemption.only_if_age_below for preemption in preemptions], np.uint32),
                 beneficiaries=np.array([preemption.beneficiary for preemption in preemptions], np.uint64),
+                reserve_blocks=plan.reserve_kv_blocks,
             )
         )
         self._hops.planned(handles, at_ages, plan.traceparent, received_s)
+
+    def opened(self) -> None:
+        """A scheduler is there, and has not planned yet."""
+        self._book.fail_open.opened()
 
     def reject(self) -> None:
         """A plan of another epoch."""
@@ -55,3 +62,4 @@ class PlanPublisher:
     def withdraw(self) -> None:
         """The engine goes back to its own order at its next step."""
         self._board.withdraw()
+        self._book.fail_open.withdrawn()

@@ -104,6 +104,9 @@ class PredictorLink(Link[predictor_pb2.StreamPredictRequest, predictor_pb2.Strea
         self.outbox.stop()
         self._hops.cut()
 
+    def _moved(self) -> None:
+        self._hops.cut()
+
     def _note(self, predictions: predictor_pb2.StepPredictions) -> None:
         self._counters.predictions_received += len(predictions.handles)
         self._counters.row_errors += len(predictions.errors)

@@ -15,11 +15,13 @@ class _Waiting:
     reused: dict[int, Arrived] = field(default_factory=dict)
     """Arrivals whose handle is still among the finished: they wait for the message after that."""
     finished: dict[int, None] = field(default_factory=dict)
+    ended: set[int] = field(default_factory=set)
+    """The finished, and those that came and ended without the predictor hearing of them: nobody wants their rows."""
     rows: Rows | None = None
 
 
 class PredictorOutbox:
-    """Collects while a stream is open or opening; between streams it keeps nothing, for opening tells everything."""
+    """Collects while a stream is open, opening or moving; after a fault it keeps nothing, for opening tells all."""
 
     def __init__(self, max_rows: int, counters: Counters) -> None:
         self._max_rows = max_rows
@@ -29,8 +31,9 @@ class PredictorOutbox:
         self.engine_step = 0
 
     def start(self) -> None:
-        """A stream is being opened: its first message names all that is alive now."""
-        self._waiting = _Waiting()
+        """A stream is being opened: its first message names all that is alive now. Rows that came since the last one
+        ended in good order are for this one."""
+        self._waiting = _Waiting(rows=self._without_finished())
         self._collecting = True
 
     def stop(self) -> None:
@@ -49,6 +52,7 @@ class PredictorOutbox:
     def finished(self, handle: int) -> None:
         if not self._collecting:
             return
+        self._waiting.ended.add(handle)
         if self._waiting.declared.pop(handle, None) is None and self._waiting.reused.pop(handle, None) is None:
             self._waiting.finished[handle] = None
 
@@ -87,7 +91,7 @@ class PredictorOutbox:
         return message
 
     def _without_finished(self) -> Rows | None:
-        rows, gone = self._waiting.rows, self._waiting.finished
+        rows, gone = self._waiting.rows, self._waiting.ended
         if rows is None or not gone:
             return rows
         kept = row_sets.select(

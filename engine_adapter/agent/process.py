@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import prometheus_client
 import structlog
@@ -16,6 +17,7 @@ from engine_adapter.agent.epochs import EpochMint
 from engine_adapter.agent.hops import Hops
 from engine_adapter.agent.intake import Intake
 from engine_adapter.agent.living import LivingRequests
+from engine_adapter.agent.metrics import AgentMetrics
 from engine_adapter.agent.plan_book import PlanBook
 from engine_adapter.agent.plans import PlanPublisher
 from engine_adapter.agent.poller import Poller
@@ -28,6 +30,7 @@ from engine_adapter.bell import Bell
 from engine_adapter.board import BoardWriter
 from engine_adapter.paths import EVENT_RING_BYTES, ROW_RING_BYTES, EnginePaths, engine_paths
 from engine_adapter.ring import RingConsumer
+from sidecar import log
 from sidecar.stopping import first_of, until_told
 from sidecar.tracing import Tracing, exporting
 
@@ -45,6 +48,7 @@ async def run(settings: AgentSettings) -> None:
         StartError: another agent serves this engine, or the metrics' address is taken.
         RingError: the engine's files are not of this version.
     """
+    log.of_engine(settings.engine_id)
     paths = engine_paths(settings.engine_id, settings.shm_root)
     stop = asyncio.Event()
     with (
@@ -103,14 +107,16 @@ class Agent:
             restarted=self._engine_restarted,
             lost=self._reopen,
         )
-        self._statistics = Statistics(counters, plan_book, living, (self._predictor, self._scheduler), hops)
+        links = (self._predictor, self._scheduler)
+        self._statistics = Statistics(counters, plan_book, living, links, hops)
+        self._exported = AgentMetrics(settings.engine_id, counters, plan_book, living, links, hops)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Runs all parts until ``stop`` is set; an exception in any of them ends the agent."""
         # A plan that a predecessor left is not this agent's to keep alive.
         self._plans.withdraw()
         with self._metrics():
-            self._log.info("ready", engine_id=self._settings.engine_id, folder=str(self._paths.folder))
+            self._log.info("ready", folder=str(self._paths.folder))
             await first_of(
                 self._poller.run(self._settings.poll_interval_ms / 1000, self._settings.idle_poll_interval_ms / 1000),
                 self._predictor.run(),
@@ -118,6 +124,10 @@ class Agent:
                 self._write_statistics(),
                 stop.wait(),
             )
+
+    def snapshot(self) -> dict[str, Any]:
+        """The agent's numbers now."""
+        return self._statistics.snapshot()
 
     async def close(self) -> None:
         """Lets go of everything; the plan was withdrawn with its stream."""
@@ -150,8 +160,9 @@ class Agent:
         if self._settings.metrics_port == 0:
             yield
             return
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = prometheus_client.CollectorRegistry()
-        registry.register(self._statistics)
+        registry.register(self._exported)
         host, port = self._settings.metrics_host, self._settings.metrics_port
         try:
             server, thread = prometheus_client.start_http_server(port, host, registry)

@@ -69,6 +69,7 @@ class SchedulerLink(Link[scheduler_pb2.CoordinateRequest, scheduler_pb2.Coordina
 
     def _opened(self, response: scheduler_pb2.CoordinateResponse) -> None:
         self._counters.scheduler_streams_opened += 1
+        self._plans.opened()
 
     async def _send_waiting(self, call: _Call) -> None:
         while (delta := self.outbox.take()) is not None:
@@ -85,6 +86,9 @@ class SchedulerLink(Link[scheduler_pb2.CoordinateRequest, scheduler_pb2.Coordina
             self._plans.publish(response.plan)
         else:
             self._plans.reject()
+
+    def _moved(self) -> None:
+        """The plan stays: the next one follows before it is too old."""
 
     def _closed(self) -> None:
         self.outbox.stop()

@@ -36,6 +36,8 @@ class SchedulerOutbox:
 
     def start(self) -> None:
         """A stream is being opened: its first message names all that is alive now."""
+        # The next scheduler never knew whoever ended while the stream moved.
+        self._counters.outcomes_lost += len(self._waiting.finished)
         self._waiting = _Waiting()
         self._collecting = True
 

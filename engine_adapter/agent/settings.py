@@ -6,7 +6,13 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from sidecar import targets
 from sidecar.tracing import needs_extra
+
+
+def _target(addresses: str) -> str:
+    targets.target(addresses)
+    return addresses
 
 
 class AgentSettings(BaseSettings):
@@ -22,10 +28,10 @@ class AgentSettings(BaseSettings):
     """Name of the engine in the store and at the services."""
     shm_root: Path | None = None
     """Folder of the rings and the board; default: a private folder in shared memory."""
-    predictor_target: str = "127.0.0.1:50061"
-    """Address of the predictor service."""
-    scheduler_target: str = "127.0.0.1:50062"
-    """Address of the scheduler service."""
+    predictor_target: Annotated[str, AfterValidator(_target)] = "127.0.0.1:50061"
+    """Address of the predictor service; of several replicas dns:///NAME:PORT, or IP:PORT,IP:PORT."""
+    scheduler_target: Annotated[str, AfterValidator(_target)] = "127.0.0.1:50062"
+    """Address of the scheduler service, likewise."""
     model: str = ""
     """Name of the predictor's model; empty: the service's default."""
     projection: str = ""

@@ -1,17 +1,14 @@
-"""The agent's numbers, as one JSON file beside the rings and as Prometheus metrics."""
+"""The agent's numbers, as one JSON file beside the rings."""
 
 import json
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from prometheus_client import Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from engine_adapter.agent.counters import Counters
 from engine_adapter.agent.hops import Hops
@@ -20,7 +17,7 @@ from engine_adapter.agent.living import LivingRequests
 from engine_adapter.agent.plan_book import PlanBook, median_of
 
 
-class Statistics(Collector):
+class Statistics:
     """Reads what the parts count; nothing here runs on the hot path."""
 
     def __init__(
@@ -58,25 +55,6 @@ class Statistics(Collector):
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
         fresh.write_text(json.dumps(self.snapshot()))
         fresh.replace(path)
-
-    def collect(self) -> Iterator[Metric]:
-        """Prometheus' view."""
-        for name, value in asdict(self._counters).items():
-            metric = CounterMetricFamily(f"trail_agent_{name}", name.replace("_", " "))
-            metric.add_metric([], value)
-            yield metric
-        yield GaugeMetricFamily("trail_agent_living_requests", "Requests that are declared", value=len(self._living))
-        connected = GaugeMetricFamily("trail_agent_connected", "1 while the stream is open", labels=["link"])
-        for link in self._links:
-            connected.add_metric([link.name], float(link.connected))
-        yield connected
-        age = median_of(self._plans.age_histogram)
-        yield GaugeMetricFamily(
-            "trail_agent_prediction_age_tokens_p50",
-            "Median age of the predictions behind the plans in force",
-            value=float("nan") if age is None else age,
-        )
-        yield from self._hops.seconds.collect()
 
 
 def _share(part: float, whole: float) -> float | None:

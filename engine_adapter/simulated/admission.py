@@ -10,11 +10,13 @@ from engine_adapter.simulated.waiting import WaitingRequests
 
 
 def admit(
-    queue: WaitingRequests, batch: Batch, kv: KvBlocks, capacity: Engine, tokens_taken: int
+    queue: WaitingRequests, batch: Batch, kv: KvBlocks, capacity: Engine, tokens_taken: int, reserve_blocks: int
 ) -> tuple[list[SimulatedRequest], list[int]]:
     """Moves waiting requests into the batch, best first, until slots, token budget or KV blocks are used up.
 
-    ``tokens_taken`` of the step's budget are spent. Returns who entered, and the chunk of tokens of each.
+    As in vLLM, one whose whole sequence does not fit blocks those behind it, and so does one that would leave less than
+    ``reserve_blocks`` free while others run. ``tokens_taken`` of the step's budget are spent. Returns who entered, and
+    the chunk of tokens of each.
     """
     admitted: list[SimulatedRequest] = []
     chunks: list[int] = []
@@ -25,11 +27,11 @@ def admit(
         hits, free_hits = kv.cached(request)
         cached_tokens = hits * kv.block_tokens
         chunk = min(request.tokens - cached_tokens, budget)
-        blocks = kv.count(cached_tokens + chunk) - hits
-        if blocks > kv.free - free_hits:
+        reserved = reserve_blocks if len(batch) else 0
+        if kv.count(request.tokens) - hits > kv.free - free_hits - reserved:
             break
         kv.claim(request, hits)
-        kv.take(blocks)
+        kv.take(kv.count(cached_tokens + chunk) - hits)
         queue.remove(request)
         batch.add(request, cached_tokens)
         request.cached_tokens += cached_tokens

@@ -66,7 +66,8 @@ class EngineModel:
         chunks, evicted = self._schedule_running()
         admitted: list[SimulatedRequest] = []
         if not evicted and len(self.queue) and len(self.batch) < self.capacity.max_running_requests:
-            admitted, more = admit(self.queue, self.batch, self.kv, self.capacity, int(chunks.sum()))
+            reserve_blocks = self._plan.reserve_blocks if self._plan else 0
+            admitted, more = admit(self.queue, self.batch, self.kv, self.capacity, int(chunks.sum()), reserve_blocks)
             chunks = np.concatenate([chunks, np.array(more, np.int64)])
         # A victim never resumes in the step that preempted it.
         for request in (*evicted, *by_plan):

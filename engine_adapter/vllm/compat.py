@@ -9,6 +9,7 @@ from packaging.version import Version
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
+    from vllm.v1.core.kv_cache_manager import KVCacheManager
 
 OLDEST, NEWEST = "0.26", "0.33"
 # What the mixin calls or overrides, with the parameters that it relies on.
@@ -36,6 +37,18 @@ def check_version() -> None:
         found = tuple(inspect.signature(getattr(Scheduler, name)).parameters)
         if found[: len(wanted)] != wanted:
             raise UnsupportedEngine(f"vLLM {vllm.__version__}: Scheduler.{name}{found} should start with {wanted}")
+
+
+def watermark_blocks(manager: KVCacheManager) -> int:
+    """KV blocks that vLLM by itself keeps free when it admits a request.
+
+    Raises UnsupportedEngine where it keeps no such number.
+    """
+    import vllm
+
+    if not isinstance(getattr(manager, "watermark_blocks", None), int):
+        raise UnsupportedEngine(f"vLLM {vllm.__version__}: KVCacheManager has no watermark_blocks")
+    return manager.watermark_blocks
 
 
 def check_config(config: VllmConfig) -> None:

@@ -45,6 +45,7 @@ class PlanMixin(_Base):
         self._queue = PlannedQueue()
         self.waiting = self._queue
         self._board = BoardReader(given.paths.board)
+        self._own_watermark = compat.watermark_blocks(self.kv_cache_manager)
         self._reporter = Reporter(
             RingProducer(given.paths.events, given.event_ring_bytes),
             Engine(
@@ -119,6 +120,8 @@ class PlanMixin(_Base):
             self._fail_open()
             return []
         self._plan_number = head.number
+        # vLLM's own reserve for admissions: not applied to an engine that runs nobody.
+        self.kv_cache_manager.watermark_blocks = max(self._own_watermark, head.reserve_blocks)
         admits = len(self.running) < self.max_num_running_reqs and bool(self._queue)
         order_matters = self._order_matters()
         victims: list[Request] = []
@@ -143,6 +146,7 @@ class PlanMixin(_Base):
             return
         self._plan_number, self._ranks, self._read = 0, {}, None
         self._queue.follow(())
+        self.kv_cache_manager.watermark_blocks = self._own_watermark
         self.running.sort(key=lambda request: request.arrival_time)
         logger.info("trail: no living plan, back to the engine's own order")
 

@@ -63,6 +63,9 @@ def serve(
         ),
     ] = 0.02,
     wait_s: Annotated[float, typer.Option(help="How long to wait for the predictor at the start.")] = 30.0,
+    agent_metrics_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the agent's Prometheus metrics, on loopback; 0: off.")
+    ] = 0,
 ) -> None:
     """Serves MODEL with vLLM, OpenAI-compatible, with the adapter attached. Any other flag goes to `vllm serve`."""
     from sidecar.cli.serve import run_serve
@@ -70,7 +73,17 @@ def serve(
 
     try:
         code = run_serve(
-            model, context.args, engine_id, predictor, scheduler, artefact, layers, rows, tap_share, wait_s
+            model,
+            context.args,
+            engine_id,
+            predictor,
+            scheduler,
+            artefact,
+            layers,
+            rows,
+            tap_share,
+            wait_s,
+            agent_metrics_port,
         )
     except ServeError as error:
         typer.echo(f"trail serve: {error}", err=True)
@@ -95,6 +108,41 @@ def demo(
         run_demo(out, requests, repeats, slots, prompts)
     except DemoError as error:
         typer.echo(f"trail demo: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def load(
+    predictor: Annotated[
+        str,
+        typer.Option(help="Address of the predictor service; of several replicas dns:///NAME:PORT or IP:PORT,IP:PORT."),
+    ] = "127.0.0.1:50061",
+    scheduler: Annotated[str, typer.Option(help="Address of the scheduler service, likewise.")] = "127.0.0.1:50062",
+    engines: Annotated[int, typer.Option(min=1, help="Simulated engines, each with an agent.")] = 4,
+    requests: Annotated[int, typer.Option(min=1, help="Requests that each engine runs at once.")] = 32,
+    waiting: Annotated[int, typer.Option(min=0, help="Requests that wait in each engine.")] = 8,
+    dim: Annotated[int, typer.Option(min=0, help="Values of a row; 0: as the model says.")] = 0,
+    step_ms: Annotated[float, typer.Option(min=0.1, help="Milliseconds of an engine's step.")] = 10.0,
+    duration_s: Annotated[float, typer.Option(min=1, help="Seconds to measure, from when all are connected.")] = 30.0,
+    output_tokens: Annotated[float, typer.Option(min=2, help="Mean length of an answer.")] = 200.0,
+    model: Annotated[str, typer.Option(help="Predictor artefact; default: the service's own.")] = "",
+    processes: Annotated[int, typer.Option(min=0, help="Processes to run engines in; 0: half of the cores.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of lengths, prompts and rows.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")] = False,
+) -> None:
+    """Loads running services with simulated engines; says how fast and fresh their predictions and plans are."""
+    from sidecar.cli.load.command import run_load
+    from sidecar.cli.load.options import LoadOptions
+    from sidecar.cli.load.run import LoadError, default_processes
+
+    options = LoadOptions(
+        predictor, scheduler, engines, requests, waiting, dim, step_ms, duration_s, output_tokens, model,
+        processes=min(processes, engines) or default_processes(engines), seed=seed,
+    )  # fmt: skip
+    try:
+        run_load(options, as_json=as_json)
+    except (LoadError, ValueError) as error:
+        typer.echo(f"trail load: {error}", err=True)
         raise typer.Exit(1) from None
 
 
@@ -164,6 +212,22 @@ def tune(context: typer.Context) -> None:
 
 
 @app.command(context_settings=PASS_ON)
+def ab(context: typer.Context) -> None:
+    """Compares schedulers on live traffic: experiments (--help lists what to do with them)."""
+    try:
+        from sidecar.cli.ab.command import app
+        from sidecar.cli.ab.errors import AbError
+    except ImportError as error:
+        typer.echo(f"trail ab: {error}: pip install 'trail-sidecar[ab]'", err=True)
+        raise typer.Exit(2) from None
+    try:
+        app(context.args, prog_name="trail ab")
+    except AbError as error:
+        typer.echo(f"trail ab: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command(context_settings=PASS_ON)
 def train(context: typer.Context) -> None:
     """Makes a length predictor for your own LLM (--help lists the stages)."""
     try:
@@ -205,6 +269,14 @@ def theory(
 
 
 @app.command(context_settings=PASS_ON)
+def top(context: typer.Context) -> None:
+    """Shows engines, queues, predictions, plans and arms in the terminal, live (--help lists its options)."""
+    from sidecar.cli.top.command import app
+
+    app(context.args, prog_name="trail top")
+
+
+@app.command(context_settings=PASS_ON)
 def predictor(context: typer.Context) -> None:
     """Runs the predictor service (--help lists its settings). `check ARTEFACT`: tells what it is and if it is good."""
     if context.args[:1] == ["check"]:
@@ -231,6 +303,23 @@ def agent(context: typer.Context) -> None:
     from engine_adapter.agent.__main__ import main
 
     main(context.args)
+
+
+@app.command()
+def health(
+    targets: Annotated[
+        list[str],
+        typer.Argument(help="Addresses of services, as HOST:PORT; default: $TRAIL_HEALTH.", envvar="TRAIL_HEALTH"),
+    ],
+    timeout_s: Annotated[float, typer.Option(min=0.1, help="How long an answer may take.")] = 3.0,
+) -> None:
+    """Asks services whether they serve: status 0 where all do, 1 otherwise, with one line for each."""
+    from sidecar.cli.health import verdict
+
+    verdicts = [verdict(target, timeout_s) for target in targets]
+    for serving, line in verdicts:
+        typer.echo(line, err=not serving)
+    raise typer.Exit(0 if all(serving for serving, _ in verdicts) else 1)
 
 
 if __name__ == "__main__":

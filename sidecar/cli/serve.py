@@ -33,8 +33,12 @@ def run_serve(
     rows: RowKind | None,
     tap_share: float,
     wait_s: float,
+    metrics_port: int = 0,
 ) -> int:
     """Serves until the engine ends or a signal comes; returns the engine's exit status.
+
+    ``metrics_port`` is the agent's, on loopback unless TRAIL_AGENT_METRICS_HOST says otherwise; 0: as its environment
+    says, or off.
 
     Raises:
         ServeError: no predictor, a wrong layer list, a model whose hidden size does not fit, or no projection for
@@ -55,7 +59,7 @@ def run_serve(
         projection_id = projection.id_of(file)
         trail["projection"] = keep_projection(file, folder)
     command = vllm_command(model, vllm_flags, trail)
-    with agent_beside(engine_id, predictor, scheduler, artefact, projection_id=projection_id):
+    with agent_beside(engine_id, predictor, scheduler, artefact, None, projection_id, metrics_port):
         engine = subprocess.Popen(command)  # noqa: S603 - vLLM, as asked
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: engine.send_signal(signal.SIGINT))
@@ -78,17 +82,21 @@ def agent_beside(
     artefact: str,
     log: IO[bytes] | None = None,
     projection_id: str = "",
+    metrics_port: int = 0,
 ) -> Supervisor:
     """The agent of an engine of this host, kept alive while the context lasts.
 
     Args:
         log: where its log goes.
         projection_id: of what the engine's rows go through; empty: it sends hidden states.
+        metrics_port: of its Prometheus endpoint; 0: as its environment says, or off.
     """
     settings = {
         "ENGINE_ID": engine_id, "PREDICTOR_TARGET": predictor, "SCHEDULER_TARGET": scheduler, "MODEL": artefact,
         "PROJECTION": projection_id, "EXIT_WITH_PARENT": "true",
     }  # fmt: skip
+    if metrics_port:
+        settings["METRICS_PORT"] = str(metrics_port)
     environment = {f"TRAIL_AGENT_{name}": value for name, value in settings.items()}
     return Supervisor("agent", [sys.executable, "-m", "engine_adapter.agent"], environment, log)
 

@@ -81,12 +81,14 @@ def running_stack(
     *,
     log_file: Path | None = None,
     start_timeout_s: float = 60.0,
+    metrics_ports: tuple[int, int] = (0, 0),
 ) -> Iterator[Stack]:
     """Runs store, predictor and scheduler, ready when it yields.
 
     Args:
         redis_url: of a store that runs already; default: an embedded Valkey.
         log_file: where the services' logs go; default: standard error.
+        metrics_ports: of the predictor's and the scheduler's Prometheus endpoints; 0: as their environment says.
 
     Raises:
         StackError: a port is taken, or a service was not ready in ``start_timeout_s``.
@@ -102,12 +104,24 @@ def running_stack(
             predictor += ["--model-dir", str(model_dir)]
         scheduler = ["--port", str(scheduler_port), "--host", host, "--redis-url", url]
         services = []
-        for name, flags in (("predictor", predictor), ("scheduler", scheduler)):
+        for name, flags, metrics_port in zip(
+            ("predictor", "scheduler"), (predictor, scheduler), metrics_ports, strict=True
+        ):
+            flags += ["--metrics-port", str(metrics_port)] if metrics_port else []
             command = [sys.executable, "-m", f"{name}_service.main", *flags, "--exit-with-parent"]
             services.append(parts.enter_context(Supervisor(name, command, log=log)))
         for service, address in zip(services, (stack.predictor, stack.scheduler), strict=True):
             _await_ready(service, address, start_timeout_s, log_file)
         yield stack
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether we could listen there."""
+    try:
+        _require_free(host, port)
+    except StackError:
+        return False
+    return True
 
 
 def _require_free(host: str, port: int) -> None:

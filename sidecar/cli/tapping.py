@@ -10,7 +10,7 @@ from typing import Literal
 
 import grpc
 
-from sidecar import projection
+from sidecar import projection, targets
 from trail.v1 import predictor_pb2, predictor_pb2_grpc
 
 DTYPE_NAMES = {1: "float16", 2: "bfloat16", 3: "float32"}
@@ -72,7 +72,11 @@ def fetch_projection(predictor: str, artefact: str, layers: str, rows: RowKind |
 def _predictor(address: str, wait_s: float) -> Iterator[predictor_pb2_grpc.PredictorServiceStub]:
     """A stub of the service once it is there; what goes wrong with it becomes a ServeError."""
     try:
-        with grpc.insecure_channel(address) as channel:
+        target = targets.target(address)
+    except ValueError as error:
+        raise ServeError(f"--predictor: {error}") from None
+    try:
+        with grpc.insecure_channel(target) as channel:
             grpc.channel_ready_future(channel).result(timeout=wait_s)
             yield predictor_pb2_grpc.PredictorServiceStub(channel)
     except grpc.FutureTimeoutError:

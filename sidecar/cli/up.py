@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -10,7 +11,8 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from sidecar.cli.stack import StackError, running_stack
+from sidecar.cli.stack import StackError, is_free, running_stack
+from sidecar.cli.top import METRICS_PORTS
 
 
 def run_up(host: str, predictor_port: int, scheduler_port: int, redis_url: str | None, model_dir: Path | None) -> None:
@@ -21,12 +23,17 @@ def run_up(host: str, predictor_port: int, scheduler_port: int, redis_url: str |
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console.print("starting store, predictor and scheduler ...")
     try:
-        with running_stack(host, predictor_port, scheduler_port, redis_url, model_dir) as stack:
+        metrics_ports = _metrics_port("predictor", host), _metrics_port("scheduler", host)
+        with running_stack(
+            host, predictor_port, scheduler_port, redis_url, model_dir, metrics_ports=metrics_ports
+        ) as stack:
+            shown = " ".join(f"{host}:{port}" for port in metrics_ports if port)
             console.print(
                 f"[bold green]ready[/]  predictor {stack.predictor}  scheduler {stack.scheduler}"
                 f"  store {stack.redis_url}"
                 f"\nattach an engine: trail serve MODEL --predictor {stack.predictor} --scheduler {stack.scheduler}"
-                "\nCtrl-C ends",
+                + (f"\nwatch it: trail top {shown}" if shown else "")
+                + "\nCtrl-C ends",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -38,3 +45,9 @@ def run_up(host: str, predictor_port: int, scheduler_port: int, redis_url: str |
         typer.echo(f"trail up: {error}", err=True)
         raise typer.Exit(1) from None
     console.print("stopped")
+
+
+def _metrics_port(service: str, host: str) -> int:
+    """The usual one; 0 where the environment names another, or another stack has it: metrics are worth no refusal."""
+    port = METRICS_PORTS[service]
+    return port if f"TRAIL_{service.upper()}_METRICS_PORT" not in os.environ and is_free(host, port) else 0

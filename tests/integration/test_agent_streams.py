@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from engine_adapter.records import handle_of
-from tests.integration.agent_harness import AgentProcess, Harness
+from tests.integration.agent_harness import ENGINE_ID, AgentProcess, Harness
 from tests.integration.agent_services import DIM, Predictor, Scheduler, Served
 from trail.v1 import scheduler_pb2
 
@@ -235,6 +235,6 @@ async def test_prometheus_sees_the_same_numbers(tmp_path: Path) -> None:
         site.harness.submit(2)
         await site.harness.until(lambda: site.engine.plan)
         text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
-        assert 'trail_agent_connected{link="scheduler_link"} 1.0' in text
-        assert "trail_agent_living_requests 2.0" in text
+        assert f'trail_agent_connected{{engine="{ENGINE_ID}",link="scheduler_link"}} 1.0' in text
+        assert f'trail_agent_living_requests{{engine="{ENGINE_ID}"}} 2.0' in text
         assert "trail_agent_rows_shipped_total" in text

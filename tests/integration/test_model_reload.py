@@ -311,6 +311,40 @@ async def test_a_canary_with_worse_outcomes_goes_back_by_itself_on_every_replica
         assert (await restarted.stream(IN_TRIAL, counter=2).open()).model.name == "tiny"
 
 
+async def test_an_experiment_names_the_artefact_of_an_engine_for_as_long_as_it_says_so(
+    models: Path, valkey: Valkey
+) -> None:
+    both = [load(models / "tiny"), load(artefacts.make(models / "next", name="next", seed=1))]
+    artefacts.make(models / "other", name="other", layers=(1, 2))
+    handles = iter(range(900, 10_000))
+    async with predictor(models, valkey, default_model="tiny") as connected:
+        stream, beside = connected.stream("in-it"), connected.stream("beside")
+        await stream.open()
+        await beside.open()
+
+        async def until_served_by(name: str) -> None:
+            async with asyncio.timeout(20):
+                while await which(stream, next(handles), *both) != name:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+
+        store = valkey.client()
+        store.set(keys("in-it").artefact, "next", px=60_000)
+        await until_served_by("next")
+        assert await which(beside, next(handles), *both) == "tiny"
+        # Neither what is not there nor what reads other layers is used.
+        for useless in ("missing", "other"):
+            store.set(keys("in-it").artefact, useless, px=60_000)
+            await until_served_by("tiny")
+            store.set(keys("in-it").artefact, "next", px=60_000)
+            await until_served_by("next")
+        store.delete(keys("in-it").artefact)
+        await until_served_by("tiny")
+        store.set(keys("in-it").artefact, "next", px=60_000)
+        await until_served_by("next")
+        valkey.stop()
+        await until_served_by("tiny")
+
+
 async def test_a_canary_that_cannot_serve_disturbs_nobody(models: Path, valkey: Valkey) -> None:
     artefacts.make(models / "next", name="next", layers=(1, 2))
     trial = {"default_model": "tiny", "canary_model": "next", "canary_share": SHARE}

@@ -18,9 +18,10 @@ from sidecar.cli.stack import _answers, embedded_valkey
 
 def started(*flags: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "sidecar.cli.main", "up", *flags]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"}
-    )
+    # Metrics have usual ports, which another test on this machine may want.
+    metrics = {f"TRAIL_{service}_METRICS_PORT": "0" for service in ("PREDICTOR", "SCHEDULER")}
+    environment = os.environ | {"COLUMNS": "200"} | metrics
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def ready_line(process: subprocess.Popen[str]) -> str:

@@ -48,6 +48,7 @@ class Attached:
         order: list[str],
         preempt: Iterable[tuple[str, int, str]] = (),
         ttl_s: float = 60.0,
+        reserve_blocks: int = 0,
     ) -> int:
         """Publishes a plan: names best first, and (victim, guard, beneficiary)."""
         self._plans += 1
@@ -61,6 +62,7 @@ class Attached:
                 victims=np.array([handle_of(v) for v, _, _ in preempt], np.uint64),
                 guards=np.array([g for _, g, _ in preempt], np.uint32),
                 beneficiaries=np.array([handle_of(b) for _, _, b in preempt], np.uint64),
+                reserve_blocks=reserve_blocks,
             )
         )
         return self._plans
@@ -452,3 +454,41 @@ def test_preemptions_by_the_engine_are_not_counted_as_the_plans(tmp_path: Path, 
     assert [handle for step in steps for handle in step.preempted.tolist()] == [handle_of("a")]
     assert sum(step.preempted_by_plan for step in steps) == 0
     assert attached.engine.outputs == {"a": expected_output([1, 2, 3], 20)}
+
+
+@BOTH
+def test_memory_that_a_plan_keeps_free_stays_free_until_the_plan_ends(
+    tmp_path: Path, scheduler: type, depth: int
+) -> None:
+    attached = Attached(tmp_path, scheduler, depth, blocks=20)
+    attached.engine.add("a", [1] * 20, 60)
+    attached.engine.add("b", [2] * 20, 60)
+    attached.plan(["a", "b"], reserve_blocks=18)
+    attached.engine.step()
+    assert attached.running == ["a"], "nobody ran, so the first is admitted, whatever is to stay free"
+    attached.plan(["a", "b"], reserve_blocks=16)
+    attached.engine.step()
+    assert (attached.running, attached.waiting) == (["a"], ["b"]), "17 blocks are free, and b takes two"
+    attached.plan(["a", "b"], reserve_blocks=15)
+    attached.engine.step()
+    assert attached.running == ["a", "b"]
+    attached.engine.add("c", [3] * 20, 60)
+    attached.plan(["a", "b", "c"], reserve_blocks=15)
+    attached.engine.step()
+    assert attached.waiting == ["c"]
+    attached.board.withdraw()
+    attached.engine.step()
+    assert attached.running == ["a", "b", "c"], "without a plan all memory is vLLM's"
+    attached.engine.finish()
+
+
+@BOTH
+def test_whatever_a_plan_keeps_free_every_request_is_served(tmp_path: Path, scheduler: type, depth: int) -> None:
+    dice = random.Random(11)
+    attached = Attached(tmp_path, scheduler, depth, blocks=60)
+    requests = _requests(dice, 25)
+    for name, (prompt, length) in requests.items():
+        attached.engine.add(name, prompt, length)
+    attached.plan(list(requests), reserve_blocks=60)
+    attached.engine.finish()
+    assert attached.engine.outputs == {n: expected_output(*r) for n, r in requests.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from vllm.config import CacheConfig, DeviceConfig, LoRAConfig, ModelConfig, Sche
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
-from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+from vllm.v1.core.kv_cache_utils import BlockHash, get_request_block_hasher, init_none_hash
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import ModelRunnerOutput
@@ -100,20 +101,9 @@ class PretendEngine:
         slots: int,
         max_adapters: int = 0,
     ) -> None:
-        config = _config(folder, slots, asynchronous=depth > 1, trail=trail, max_adapters=max_adapters)
-        config.cache_config.num_gpu_blocks = blocks
-        spec = FullAttentionSpec(block_size=BLOCK_TOKENS, num_kv_heads=1, head_size=16, dtype=torch.float16)
-        init_none_hash(sha256)
-        self._hasher = get_request_block_hasher(BLOCK_TOKENS, sha256)
-        self.scheduler = scheduler(
-            vllm_config=config,
-            kv_cache_config=KVCacheConfig(
-                num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]
-            ),
-            structured_output_manager=StructuredOutputManager(config),
-            block_size=BLOCK_TOKENS,
-            log_stats=True,
-        )
+        config = config_of(folder, slots, asynchronous=depth > 1, trail=trail, max_adapters=max_adapters)
+        self._hasher = block_hasher()
+        self.scheduler = scheduler_of(scheduler, config, blocks)
         self.worker = PretendWorker()
         self.outputs: dict[str, list[int]] = {}
         self._depth = depth
@@ -150,8 +140,35 @@ class PretendEngine:
                 self.outputs[output.request_id].extend(output.new_token_ids)
 
 
-def _config(
-    folder: Path, slots: int, *, asynchronous: bool, trail: dict[str, Any] | None, max_adapters: int
+def block_hasher() -> Callable[[Request], list[BlockHash]]:
+    """As an engine with prefix caching makes it."""
+    init_none_hash(sha256)
+    return get_request_block_hasher(BLOCK_TOKENS, sha256)
+
+
+def scheduler_of(kind: type, config: VllmConfig, blocks: int) -> Any:
+    """A scheduler of class ``kind`` with so many KV blocks, of which vLLM keeps one for itself."""
+    spec = FullAttentionSpec(block_size=BLOCK_TOKENS, num_kv_heads=1, head_size=16, dtype=torch.float16)
+    config.cache_config.num_gpu_blocks = blocks
+    return kind(
+        vllm_config=config,
+        kv_cache_config=KVCacheConfig(
+            num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]
+        ),
+        structured_output_manager=StructuredOutputManager(config),
+        block_size=BLOCK_TOKENS,
+        log_stats=True,
+    )
+
+
+def config_of(
+    folder: Path,
+    slots: int,
+    *,
+    asynchronous: bool,
+    trail: dict[str, Any] | None,
+    max_adapters: int = 0,
+    step_tokens: int = 64,
 ) -> VllmConfig:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(
@@ -163,8 +180,8 @@ def _config(
     )  # fmt: skip
     model = ModelConfig(model=str(folder), skip_tokenizer_init=True, dtype="float16", max_model_len=2048)
     scheduler = SchedulerConfig(
-        max_num_seqs=slots, max_num_batched_tokens=max(64, slots), max_model_len=2048, enable_chunked_prefill=True,
-        is_encoder_decoder=False, async_scheduling=asynchronous,
+        max_num_seqs=slots, max_num_batched_tokens=max(step_tokens, slots), max_model_len=2048,
+        enable_chunked_prefill=True, is_encoder_decoder=False, async_scheduling=asynchronous,
     )  # fmt: skip
     cache = CacheConfig(block_size=BLOCK_TOKENS, enable_prefix_caching=True)
     return VllmConfig(

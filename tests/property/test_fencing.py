@@ -3,12 +3,15 @@
 import asyncio
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks import redis_servers
 from predictor_service.store import Fenced, Store
 from sidecar.redis import connect, keys
 from tests.conftest import Valkey
+from tests.integration import real_redis
 
 ENGINE = "e"
 NAMES = keys(ENGINE)
@@ -99,6 +102,18 @@ async def succeeds(commit: "asyncio.Future[None]") -> bool:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_only_the_owner_writes(valkey: Valkey, history: list[tuple[str, str, set[str], set[str]]]) -> None:
     asyncio.run(play(valkey.url, history))
+
+
+def test_only_the_owner_writes_in_a_cluster(tmp_path_factory: pytest.TempPathFactory) -> None:
+    real_redis.require()
+    with redis_servers.cluster(tmp_path_factory.mktemp("cluster") / "redis") as servers:
+
+        @given(history=st.lists(operations, max_size=25))
+        @settings(max_examples=20, deadline=None)
+        def holds(history: list[tuple[str, str, set[str], set[str]]]) -> None:
+            asyncio.run(play(servers.url, history))
+
+        holds()
 
 
 async def test_thousands_of_records_pass_through_the_functions(valkey: Valkey) -> None:

@@ -326,6 +326,7 @@ class EnginePlan(_message.Message):
     PREEMPTIONS_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    RESERVE_KV_BLOCKS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Rises with each plan of a stream."""
     step: _builtins.int
@@ -336,6 +337,10 @@ class EnginePlan(_message.Message):
     """Name of the policy that made it."""
     traceparent: _builtins.str
     """W3C trace context, where predictions behind it are of a step that is traced."""
+    reserve_kv_blocks: _builtins.int
+    """KV blocks that stay free when a waiting request is admitted beside others: those that run will grow into them.
+    Nobody is evicted for it, and an engine that runs nobody admits whoever fits.
+    """
     @_builtins.property
     def epoch(self) -> _engine_pb2.Epoch: ...
     @_builtins.property
@@ -365,10 +370,11 @@ class EnginePlan(_message.Message):
         preemptions: _abc.Iterable[Global___Preemption] | None = ...,
         policy: _builtins.str = ...,
         traceparent: _builtins.str = ...,
+        reserve_kv_blocks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "handles", b"handles", "number", b"number", "policy", b"policy", "predicted_at_ages", b"predicted_at_ages", "preemptions", b"preemptions", "ranks", b"ranks", "step", b"step", "traceparent", b"traceparent", "ttl_ms", b"ttl_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "handles", b"handles", "number", b"number", "policy", b"policy", "predicted_at_ages", b"predicted_at_ages", "preemptions", b"preemptions", "ranks", b"ranks", "reserve_kv_blocks", b"reserve_kv_blocks", "step", b"step", "traceparent", b"traceparent", "ttl_ms", b"ttl_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -227,7 +227,11 @@ def _identity(bench: Bench, prompts: list[str], lengths: list[int], slots: int) 
     arrivals_s = [0.0 if i < slots else 2.0 for i in range(len(texts))]
     greedy = Sampling(temperature=0.0, top_p=1.0, max_tokens=96)
     outputs: list[list[Sample]] = []
-    _set_policy(bench.stack, "srpt", "per_step")
+    # Whether a preemption pays is not asked, for here they are what is looked at.
+    freely = scheduler_pb2.PolicySettings(
+        policy="srpt", predictor="per_step", preemption_margin=0.0, preemption_ratio=1.0, aging="none"
+    )
+    bench.stack.set_policy(ENGINE_ID, freely)
     preempted = bench.attached.preemptions()
     for server, name in ((bench.stock, STOCK), (bench.attached, "trail")):
         task = bench.progress.add_task(f"greedy, {name}", total=len(texts))

@@ -22,9 +22,11 @@ PLAIN = {
     "preemption_ratio": 1.0,
     "preemption_margin": 0.0,
     "max_preemptions": 1_000_000,
+    "kv_reserve": 0.0,
 }
-"""A policy and nothing else: no aging, no bound, no test of whether a preemption pays."""
+"""A policy and nothing else: no aging, no bound, no test of whether a preemption pays, no KV memory kept free."""
 NAMED: Mapping[str, Mapping[str, Any]] = {
+    "fcfs": {"policy": "fcfs", "kv_reserve": 0.0},
     "default": {},
     "oracle": {"policy": "srpt", "predictor": "oracle", **PLAIN},
     "paper": {"policy": "trail", "preemption_limit": 0.8, "unit": "tokens", **PLAIN},

@@ -32,6 +32,7 @@ class Planning:
     def __init__(self, arm: Arm, capacity: Capacity, paths: Paths, every: int, delay_steps: int) -> None:
         assert arm.choice is not None  # noqa: S101
         self._choice, self._declares = arm.choice, arm.sees_true_lengths
+        self._capacity = capacity
         self._state = EngineState(capacity)
         self._planner = IncrementalPlanner(self._state.requests, arm.limits)
         self._paths = paths
@@ -65,11 +66,14 @@ class Planning:
         self._state.apply(self._delta(step, result, last_duration_s, free_kv_blocks))
         if step % self._every == 0 and not self._idle(result, waiting, free_kv_blocks):
             self._predict(*self._tapped)
-            plan = self._planner.plan(self._state.view(end_s, self._choice.overtaking_s), self._choice)
+            plan = self._plan(self._state, end_s)
             self._plans.append((step, board_plan(plan, step + 1)))
         rows = np.flatnonzero(result.made)
         self._tapped = result.handles[rows].astype(np.int64) - 1, result.ages[rows]
         self._finished = [_outcome(request, end_s) for request in result.finished]
+
+    def _plan(self, state: EngineState, now_s: float) -> Plan:
+        return self._planner.plan(state.view(now_s, self._choice.overtaking_s), self._choice)
 
     def _idle(self, result: StepResult, waiting: int, free_kv_blocks: int) -> bool:
         """Whether no plan can matter in the next step: nobody waits, all decode, and KV blocks suffice for all.
@@ -78,7 +82,8 @@ class Planning:
         """
         if waiting or self._every > 1 or self._delay_steps > 1 or result.load.prefill_tokens:
             return False
-        return free_kv_blocks >= len(result.requests)
+        # Half of the memory is more than any plan keeps free.
+        return free_kv_blocks >= max(len(result.requests), self._capacity.kv_blocks // 2)
 
     def _delta(self, step: int, result: StepResult, last_duration_s: float, free_kv_blocks: int) -> Delta:
         arrived = tuple(self._declaration(request) for request in self._arrived)
@@ -130,6 +135,7 @@ def board_plan(plan: Plan, number: int) -> BoardPlan:
         victims=np.array([each.victim for each in plan.preemptions], np.uint64),
         guards=np.array([each.only_if_age_below for each in plan.preemptions], np.uint32),
         beneficiaries=np.array([each.beneficiary for each in plan.preemptions], np.uint64),
+        reserve_blocks=plan.reserve_blocks,
     )
 
 

@@ -102,3 +102,28 @@ def test_between_streams_nothing_piles_up() -> None:
     assert counters.rows_dropped == 101
     waiting.start()
     assert taken(waiting) is None
+
+
+def test_no_row_is_sent_of_a_request_that_came_and_went_unsent() -> None:
+    waiting, counters = outbox()
+    waiting.arrived(arrived("a"))
+    waiting.rows(rows({"a": 1, "b": 2}))
+    waiting.finished(handle_of("a"))
+    message = taken(waiting)
+    assert message is not None
+    assert list(message.decodes.handles) == [handle_of("b")]
+    assert counters.rows_dropped == 1
+
+
+def test_rows_that_come_while_a_stream_moves_are_for_the_next_stream() -> None:
+    waiting, counters = outbox()
+    waiting.rows(rows({"a": 1, "b": 2}))
+    waiting.arrived(arrived("c"))
+    waiting.finished(handle_of("b"))
+    waiting.start()
+    message = taken(waiting)
+    assert message is not None
+    assert list(message.decodes.handles) == [handle_of("a")]
+    assert not message.declared
+    assert not message.finished
+    assert counters.rows_dropped == 1

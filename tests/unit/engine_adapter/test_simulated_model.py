@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,6 +30,22 @@ def plan(*order: SimulatedRequest, preempt: tuple[SimulatedRequest, int, Simulat
         guards=np.array([guard for _, guard, _ in rows], np.uint32),
         beneficiaries=np.array([beneficiary.handle for _, _, beneficiary in rows], np.uint64),
     )
+
+
+@pytest.mark.parametrize(("reserve_blocks", "enters"), [(98, True), (99, False)])
+def test_a_request_enters_beside_others_only_where_it_leaves_free_what_the_plan_says(
+    reserve_blocks: int, enters: bool
+) -> None:
+    model = EngineModel(SLOTS)
+    requests = [request(name, arrival_s=float(index)) for index, name in enumerate("ab")]
+    model.submit(requests[0])
+    given_plan = replace(plan(*requests), reserve_blocks=reserve_blocks)
+    model.step(given_plan, 0.0)
+    assert model.running == requests[:1]
+    model.submit(requests[1])
+    model.step(given_plan, 1.0)
+    assert (requests[1] in model.running) == enters
+    assert sum(len(each.finished) for each in serve(model, 40, given_plan)) == 2
 
 
 def serve(model: EngineModel, steps: int, given: BoardPlan | None = None) -> list[StepResult]:

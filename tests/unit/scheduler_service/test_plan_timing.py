@@ -8,6 +8,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from scheduler_service.choice import PolicyBook, PolicyChoice
+from scheduler_service.experiments.live import LiveExperiments
+from scheduler_service.experiments.store import ExperimentStore
 from scheduler_service.messages import Declaration, Delta, Epoch, Open, Predictions, PublishedMessage, Running
 from scheduler_service.outcomes import OutcomeLog
 from scheduler_service.session import EngineSession, NumberedPlan
@@ -25,11 +27,16 @@ class Nowhere(OutcomeLog):
         pass
 
 
+def choices(policy: str) -> LiveExperiments:
+    """No experiment: the store is never looked at."""
+    return LiveExperiments(ExperimentStore(None), PolicyBook(PolicyChoice(policy)), dict)  # type: ignore[arg-type]
+
+
 class Bench:
     def __init__(self, wait_ms: int, policy: str = "trail") -> None:
         settings = SchedulerSettings(plan_ttl_ms=2 * LONG_MS, plan_interval_ms=0, prediction_wait_ms=wait_ms)
         opened = Open("e", EPOCH, Capacity(4, 100, 16, 256), (Declaration(1, "a", 8), Declaration(2, "b", 8)))
-        self.session = EngineSession(opened, PolicyBook(PolicyChoice(policy)), Nowhere(), settings)
+        self.session = EngineSession(opened, choices(policy), Nowhere(), settings)
         self.session.on_store(connected=True, reason="")
         self.plans = self.session.plans()
         self._step = 0

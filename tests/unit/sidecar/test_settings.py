@@ -64,3 +64,30 @@ def test_an_unknown_name_in_the_file_is_a_mistake(tmp_path: Path) -> None:
     file.write_text("prot = 1\n")
     with pytest.raises(SystemExit, match="2"):
         load(ExampleSettings, ["--config", str(file)])
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--redis-url", "localhost:6379"], "setting redis_url"),
+        (["--redis-url", "redis+sentinel://a:1"], "name of the master is missing"),
+        (["--redis-ca-file", "nowhere.pem"], "setting redis_ca_file"),
+        (["--redis-key-file", __file__], "give both or none"),
+        (["--redis-cert-file", __file__], "give both or none"),
+        (["--max-connection-age-s", "-1"], "setting max_connection_age_s"),
+    ],
+)
+def test_a_store_that_cannot_be_reached_so_is_refused(
+    flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        load(ExampleSettings, flags)
+    assert told in capsys.readouterr().err
+
+
+def test_the_store_is_told_who_we_are_and_the_password_is_in_no_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAIL_EXAMPLE_REDIS_PASSWORD", "s3cret")
+    settings = load(ExampleSettings, ["--redis-username", "trail"])
+    assert (settings.redis_access.username, settings.redis_access.password) == ("trail", "s3cret")
+    assert "s3cret" not in repr(settings)
+    assert "s3cret" not in repr(settings.redis_access)

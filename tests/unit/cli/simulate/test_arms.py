@@ -36,7 +36,7 @@ def test_settings_reach_the_choice_and_the_planners_limits() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("trial", "'trial' is not one of default, oracle, paper"),
+        ("trial", "'trial' is not one of fcfs, default, oracle, paper"),
         ("trail:c=1.5", "c: 1.5 is not within 0 to 1"),
         ("trail:c=-0.1", "c: -0.1 is not within 0 to 1"),
         ("trail:c=much", "c: 'much'"),

@@ -1,0 +1,1 @@
+"""Experiments on live traffic: an engine serves one arm a block of time, switching back and forth."""

@@ -1,0 +1,1 @@
+"""`trail ab`: experiments on live traffic."""

@@ -1,0 +1,1 @@
+"""``trail load``: simulated engines with real agents against the real services."""

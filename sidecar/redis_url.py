@@ -1,0 +1,62 @@
+"""Which store a URL names: one server, a master that Sentinels know, or a cluster."""
+
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import unquote
+
+Kind = Literal["single", "sentinel", "cluster"]
+
+FORMS = (
+    "redis://HOST:PORT/DB, unix:///PATH.sock, redis+sentinel://HOST:PORT,HOST:PORT/NAME or "
+    "redis+cluster://HOST:PORT,HOST:PORT; rediss instead of redis: TLS"
+)
+_KINDS: dict[str, Kind] = {"": "single", "sentinel": "sentinel", "cluster": "cluster"}
+_DEFAULT_PORT = {"single": 6379, "sentinel": 26379, "cluster": 6379}
+
+
+@dataclass(frozen=True)
+class StoreUrl:
+    """`nodes` are of Sentinels, or some of a cluster; `master` is the name that Sentinels know the master by."""
+
+    kind: Kind
+    tls: bool = False
+    nodes: tuple[tuple[str, int], ...] = ()
+    master: str = ""
+    db: int = 0
+    username: str = ""
+    password: str = ""
+
+
+def parse(url: str) -> StoreUrl:
+    """Raises ValueError with what would be right."""
+    scheme, found, rest = url.partition("://")
+    if found and scheme == "unix":
+        return StoreUrl("single")
+    base, _, suffix = scheme.partition("+")
+    kind = _KINDS.get(suffix)
+    if not found or base not in ("redis", "rediss") or kind is None:
+        raise ValueError(f"must be {FORMS}")
+    if kind == "single":
+        return StoreUrl(kind, tls=base == "rediss")
+    authority, _, path = rest.partition("/")
+    credentials, _, hosts = authority.rpartition("@")
+    username, _, password = credentials.partition(":")
+    nodes = tuple(_node(each, _DEFAULT_PORT[kind]) for each in hosts.split(","))
+    master, _, db = path.partition("/")
+    if kind == "cluster" and path.strip("/"):
+        raise ValueError(f"a cluster has no {path!r}: leave out what follows its addresses")
+    if kind == "sentinel" and not master:
+        raise ValueError("the name of the master is missing: redis+sentinel://HOST:PORT,HOST:PORT/NAME")
+    if db and not db.isdigit():
+        raise ValueError(f"{db!r} is no number of a database")
+    return StoreUrl(kind, base == "rediss", nodes, unquote(master), int(db or 0), unquote(username), unquote(password))
+
+
+def _node(text: str, default_port: int) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or port.endswith("]"):
+        host, port = text, str(default_port)
+    host = host.strip("[]")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"{text!r} is no HOST:PORT")
+    return host, int(port)

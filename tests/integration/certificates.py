@@ -1,0 +1,38 @@
+"""A certificate authority for a test, and what it signed."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Signed:
+    """Files in PEM."""
+
+    certificate: Path
+    key: Path
+
+
+class Authority:
+    """Made by `openssl`, for a day."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self._folder = folder
+        self.certificate, self._key = folder / "ca.crt", folder / "ca.key"
+        new = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=test authority"]
+        _openssl(*new, "-keyout", self._key, "-out", self.certificate)
+
+    def sign(self, name: str) -> Signed:
+        """For this name, at 127.0.0.1."""
+        signed = Signed(self._folder / f"{name}.crt", self._folder / f"{name}.key")
+        request, more = self._folder / f"{name}.csr", self._folder / f"{name}.ext"
+        more.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+        _openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", signed.key, "-out", request)
+        authority = ["-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial"]
+        _openssl("x509", "-req", "-days", "1", "-in", request, "-extfile", more, *authority, "-out", signed.certificate)
+        return signed
+
+
+def _openssl(*arguments: str | Path) -> None:
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)

@@ -1,0 +1,43 @@
+import pytest
+
+from sidecar.redis_url import StoreUrl, parse
+
+
+@pytest.mark.parametrize(
+    ("url", "store"),
+    [
+        ("redis://h:1/0", StoreUrl("single")),
+        ("unix:///run/v.sock", StoreUrl("single")),
+        ("rediss://u:p@h:1/0", StoreUrl("single", tls=True)),
+        (
+            "redis+sentinel://a:1,b/main",
+            StoreUrl("sentinel", nodes=(("a", 1), ("b", 26379)), master="main"),
+        ),
+        (
+            "rediss+sentinel://me:p%40ss@a:1/main/3",
+            StoreUrl("sentinel", True, (("a", 1),), "main", 3, "me", "p@ss"),
+        ),
+        ("redis+cluster://a:1,[::1]:2", StoreUrl("cluster", nodes=(("a", 1), ("::1", 2)))),
+        ("redis+cluster://[::1],b:2/", StoreUrl("cluster", nodes=(("::1", 6379), ("b", 2)))),
+    ],
+)
+def test_a_url_says_what_kind_of_store_it_is_and_where(url: str, store: StoreUrl) -> None:
+    assert parse(url) == store
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("localhost:6379", "redis\\+sentinel://"),
+        ("http://h:1", "rediss instead of redis: TLS"),
+        ("redis+ring://h:1", "must be redis://"),
+        ("redis+sentinel://a:1,b:2", "name of the master is missing"),
+        ("redis+sentinel://a:1/main/x", "'x' is no number of a database"),
+        ("redis+cluster://a:1/3", "a cluster has no '3'"),
+        ("redis+cluster://a:0", "'a:0' is no HOST:PORT"),
+        ("redis+cluster://a:1,", "'' is no HOST:PORT"),
+    ],
+)
+def test_a_url_that_cannot_be_is_refused_with_what_would_be_right(url: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        parse(url)
