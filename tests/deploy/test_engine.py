@@ -16,6 +16,7 @@ from sidecar.cli.main import app
 from tests.deploy.processes import Container, Machine, Processes, of_compose, until_healthy
 from tests.deploy.test_processes import MODELS, SERVICES, chart_containers, logs, named
 from tests.deploy.tools import ROOT
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.vllm
 pytest.importorskip("vllm")
@@ -67,7 +68,7 @@ def test_the_engine_of_compose_on_a_cpu_answers_and_is_predicted(tmp_path: Path)
             time.sleep(1)
         model = httpx.get(f"{url}/v1/models", timeout=10).json()["data"][0]["id"]
         body = {"model": model, "prompt": "Once upon a time", "max_tokens": 16}
-        answer = httpx.post(f"{url}/v1/completions", json=body, timeout=120)
+        answer = httpx.post(f"{url}/v1/completions", json=body, timeout=PATIENCE_S)
         assert answer.is_success, answer.text
         assert json.loads(answer.text)["choices"][0]["text"]
         deadline_s = time.monotonic() + 30

@@ -10,6 +10,7 @@ import pytest
 
 from sidecar.cli.demo.engine import free_port
 from tests.deploy.processes import trail
+from tests.patience import PATIENCE_S
 
 
 def test_nobody_there_is_told_with_the_address_and_fails() -> None:
@@ -25,5 +26,5 @@ def test_it_asks_whom_the_environment_names(targets: int) -> None:
     named = " ".join(f"127.0.0.1:{free_port()}" for _ in range(targets))
     command = [sys.executable, "-m", "sidecar.cli.main", "health"]
     environment = os.environ | {"TRAIL_HEALTH": named}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.stderr.count("no answer") == targets

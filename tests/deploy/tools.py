@@ -21,6 +21,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.patience import PATIENCE_S
+
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "helm" / "trail"
@@ -79,7 +81,9 @@ def from_wheel(name: str) -> str:
 def run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Runs a tool in the repository's root, without the user's clusters."""
     environment = os.environ | {"KUBECONFIG": os.devnull}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
 
 
 def checked(command: Sequence[str]) -> str:

@@ -20,16 +20,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from engine_adapter.paths import engine_paths
 from sidecar.cli.demo.engine import Server, attached_engine, free_port, share_cores
 from tests.conftest import Valkey, start_valkey
+from tests.patience import PATIENCE_S
 
 ENGINE_ID = f"e2e-{os.getpid()}"
-DEADLINE_S = 60.0
 
 
-def until(condition: Callable[[], bool], what: str, timeout_s: float = DEADLINE_S) -> None:
+def until(condition: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:
     """Waits for ``condition``; fails with ``what`` after ``timeout_s``."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline_s, f"not in {timeout_s:.0f} s: {what}"
+        assert time.monotonic() < deadline_s, f"not in {timeout_s:.0f} s: {what}; the agent's numbers: {statistics()}"
         time.sleep(0.05)
 
 

@@ -14,6 +14,7 @@ import pytest
 from tests.e2e.conftest import PROMPTS, SLOTS
 from tests.e2e.parts import System, statistics, until
 from tests.e2e.test_faults import Load
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.vllm
 
@@ -28,7 +29,7 @@ def busy(system: System) -> Iterator[System]:
 
 def complete(system: System, **more: Any) -> dict[str, Any]:
     body = {"model": "smollm2", "messages": [{"role": "user", "content": PROMPTS[0]}], "max_tokens": 24} | more
-    answer = httpx.post(f"{system.engine.url}/v1/chat/completions", json=body, timeout=120)
+    answer = httpx.post(f"{system.engine.url}/v1/chat/completions", json=body, timeout=PATIENCE_S)
     assert answer.is_success, answer.text
     found: dict[str, Any] = answer.json()
     return found
@@ -80,7 +81,7 @@ def test_the_probabilities_of_tokens_are_told(busy: System) -> None:
 def test_stop_words_and_bad_input_are_vllms_own(busy: System) -> None:
     assert complete(busy, stop=["e"])["choices"][0]["finish_reason"] in {"stop", "length"}
     body = {"model": "smollm2", "messages": [], "max_tokens": -1}
-    assert httpx.post(f"{busy.engine.url}/v1/chat/completions", json=body, timeout=60).status_code == 400
+    assert httpx.post(f"{busy.engine.url}/v1/chat/completions", json=body, timeout=PATIENCE_S).status_code == 400
 
 
 def test_clients_that_hang_up_leave_nothing_behind(system: System) -> None:
@@ -90,7 +91,7 @@ def test_clients_that_hang_up_leave_nothing_behind(system: System) -> None:
     def hang_up(index: int) -> None:
         body = {"model": "smollm2", "messages": [{"role": "user", "content": PROMPTS[1]}], "max_tokens": 400}
         url = f"{system.engine.url}/v1/chat/completions"
-        with httpx.stream("POST", url, json=body | {"stream": True, "ignore_eos": True}, timeout=60) as answer:
+        with httpx.stream("POST", url, json=body | {"stream": True, "ignore_eos": True}, timeout=PATIENCE_S) as answer:
             # Some hang up after their first words, some that wait without any.
             if index < SLOTS:
                 next(answer.iter_raw())

@@ -14,10 +14,10 @@ from engine_adapter.paths import EVENT_RING_BYTES, ROW_RING_BYTES, engine_paths
 from engine_adapter.records import Engine
 from engine_adapter.simulated.engine import SimulatedEngine
 from engine_adapter.simulated.request import SimulatedRequest
+from tests.patience import PATIENCE_S
 
 ENGINE_ID = "engine-test"
 CAPACITY = Engine(max_running_requests=4, kv_blocks=200, kv_block_tokens=16, step_token_budget=256)
-DEADLINE_S = 30.0
 STEP_S = 0.005
 
 
@@ -56,7 +56,7 @@ class Harness:
 
     async def until(self, condition: Callable[[], object], *, stepping: bool = True) -> None:
         """Steps the engine until ``condition`` holds."""
-        deadline_s = time.monotonic() + DEADLINE_S
+        deadline_s = time.monotonic() + PATIENCE_S
         while not condition():
             assert time.monotonic() < deadline_s, "the condition never came to hold"
             if stepping:
@@ -98,6 +98,6 @@ class AgentProcess:
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.terminate()
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(PATIENCE_S):
             _, errors = await self.process.communicate()
         return errors.decode()

@@ -12,6 +12,7 @@ import numpy as np
 from predictor_service.main import run
 from predictor_service.settings import PredictorSettings
 from sidecar import vectors
+from tests.patience import PATIENCE_S
 from trail.v1 import engine_pb2, predictor_pb2, predictor_pb2_grpc
 
 DIM = 16
@@ -30,7 +31,7 @@ async def service(models: Path, redis_url: str, **settings: Any) -> AsyncIterato
         )
     )
     try:
-        await asyncio.wait([port, task], timeout=30, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([port, task], timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
         yield f"127.0.0.1:{port.result()}"
     finally:
         task.cancel()
@@ -82,7 +83,7 @@ class EngineStream:
     async def ask(self, message: predictor_pb2.StreamPredictRequest) -> predictor_pb2.StreamPredictResponse:
         """Raises AioRpcError when the stream has ended."""
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_S):
                 await self.call.write(message)
                 answer = await self.call.read()
         except asyncio.InvalidStateError:
@@ -93,7 +94,7 @@ class EngineStream:
 
     async def error(self) -> grpc.aio.AioRpcError:
         """The status with which the server ended the stream; waits for it."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             code = await self.call.code()
             return grpc.aio.AioRpcError(
                 code,

@@ -15,9 +15,9 @@ import yaml
 
 from sidecar.cli.demo.engine import free_port
 from tests.debian import needed
+from tests.patience import PATIENCE_S
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "prometheus"
-START_TIMEOUT_S = 60.0
 
 
 class Prometheus:
@@ -64,7 +64,7 @@ def prometheus(folder: Path, ports: dict[str, int]) -> Iterator[Prometheus]:
     process = subprocess.Popen(command)
     try:
         served = Prometheus(port)
-        deadline_s = time.monotonic() + START_TIMEOUT_S
+        deadline_s = time.monotonic() + PATIENCE_S
         while not served.ready():
             assert process.poll() is None, "Prometheus ended"
             assert time.monotonic() < deadline_s, "Prometheus was never ready"

@@ -13,16 +13,16 @@ from scheduler_service.main import scheduler
 from scheduler_service.settings import SchedulerSettings
 from sidecar.redis import keys
 from tests.conftest import Valkey
+from tests.patience import PATIENCE_S
 from trail.v1 import engine_pb2, predictor_pb2, scheduler_pb2, scheduler_pb2_grpc, state_pb2
 
-DEADLINE_S = 20.0
 PROMPT_TOKENS = 10
 INCARNATION = 0xFEEDFACE
 
 
 async def until(condition: Callable[[], Any], what: str) -> Any:
     """Poll until the condition gives something true, and return that."""
-    end = time.monotonic() + DEADLINE_S
+    end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         if value := condition():
             return value
@@ -37,7 +37,7 @@ async def running_scheduler(valkey: Valkey, **settings: Any) -> AsyncIterator[gr
     chosen = SchedulerSettings(**{"port": 0, "redis_url": valkey.url, "drain_timeout_s": 1.0} | settings)
     serving = asyncio.create_task(scheduler(chosen, port.set_result))
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{await asyncio.wait_for(port, 10)}") as channel:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{await asyncio.wait_for(port, PATIENCE_S)}") as channel:
             yield channel
     finally:
         serving.cancel()
@@ -183,7 +183,7 @@ async def health(channel: grpc.aio.Channel, service: str = "") -> bool:
 
 async def health_becomes(channel: grpc.aio.Channel, serving: bool, service: str = "") -> None:
     """Wait until the health service says so."""
-    end = time.monotonic() + DEADLINE_S
+    end = time.monotonic() + PATIENCE_S
     while await health(channel, service) != serving:
         assert time.monotonic() < end, f"health of {service!r} never became {serving}"
         await asyncio.sleep(0.02)

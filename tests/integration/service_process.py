@@ -7,7 +7,7 @@ import sys
 import threading
 from typing import IO
 
-START_TIMEOUT_S = 60.0
+from tests.patience import PATIENCE_S
 
 
 class ServiceProcess:
@@ -32,7 +32,7 @@ class ServiceProcess:
         assert self._process.stderr is not None
         ready = threading.Event()
         threading.Thread(target=self._follow, args=(self._process.stderr, ready), daemon=True).start()
-        assert ready.wait(START_TIMEOUT_S), self.log
+        assert ready.wait(PATIENCE_S), self.log
         assert self._process.poll() is None, self.log
 
     def kill(self) -> None:

@@ -18,6 +18,7 @@ from sidecar.cli.ab.times import duration, seconds
 from tests.conftest import Valkey
 from tests.integration.service_process import ServiceProcess
 from tests.integration.test_experiments import Stub, awaited, connected_engines, stepping
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ async def trail(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "sidecar.cli.main", "ab", *arguments]
     environment = os.environ | {"COLUMNS": "160", "NO_COLOR": "1"}
     return await asyncio.to_thread(
-        subprocess.run, command, capture_output=True, text=True, env=environment, timeout=120
+        subprocess.run, command, capture_output=True, text=True, env=environment, timeout=PATIENCE_S
     )
 
 

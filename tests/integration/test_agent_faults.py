@@ -17,6 +17,7 @@ from engine_adapter.simulated.engine import SimulatedEngine
 from sidecar.supervise import Supervisor
 from tests.integration.agent_harness import STEP_S, AgentProcess, Harness
 from tests.integration.agent_services import DIM, Predictor, Scheduler, Served
+from tests.patience import PATIENCE_S
 
 ROOMY = Engine(max_running_requests=4, kv_blocks=8_000, kv_block_tokens=16, step_token_budget=256)
 
@@ -227,7 +228,7 @@ def alive(process_id: int) -> bool:
     return state != "Z"
 
 
-def wait_for(condition: Callable[[], bool], deadline_s: float = 30.0) -> None:
+def wait_for(condition: Callable[[], bool], deadline_s: float = PATIENCE_S) -> None:
     end_s = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < end_s, "the condition never came to hold"

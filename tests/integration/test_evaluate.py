@@ -22,6 +22,7 @@ from predictor_service.evaluation.stream import ReplayError
 from predictor_service.prompt import Prompt
 from predictor_service.training.generation import Sampling
 from tests import artefacts
+from tests.patience import PATIENCE_S
 from tests.unit.training.tiny_llm import make_tiny_llm
 
 HIDDEN = 32
@@ -140,7 +141,7 @@ def test_the_command_prints_one_json_object_and_writes_a_report(folder: Path, tm
     }  # fmt: skip
     command = [sys.executable, "-m", "sidecar.cli.main", "evaluate", "--json"]
     command += [part for name, value in flags.items() for part in (f"--{name}", str(value))]
-    first, second = (subprocess.run(command, capture_output=True, text=True, timeout=200) for _ in range(2))
+    first, second = (subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S) for _ in range(2))
     assert first.returncode == 0, first.stderr
     found = json.loads(first.stdout)
     assert set(found) == {"n_requests", "n_positions", "prompt", "baselines"} | FIGURES

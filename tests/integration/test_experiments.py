@@ -16,6 +16,7 @@ from scheduler_service.experiments.store import ExperimentStore, Look
 from sidecar.redis import connect, keys
 from tests.conftest import Valkey
 from tests.integration.scheduler_engine import Engine, engine, running_scheduler, until
+from tests.patience import PATIENCE_S
 from tests.unit.experiments.designs import design
 from trail.v1 import engine_pb2, experiment_pb2, experiment_pb2_grpc, scheduler_pb2
 
@@ -80,7 +81,7 @@ async def experiment(stub: Stub, name: str) -> experiment_pb2.Experiment:
 
 
 async def awaited(
-    stub: Stub, name: str, wanted: Callable[[Any], object], what: str, timeout_s: float = 30
+    stub: Stub, name: str, wanted: Callable[[Any], object], what: str, timeout_s: float = PATIENCE_S
 ) -> experiment_pb2.GetExperimentResponse:
     """What GetExperiment answers once it is as wanted."""
     end_s = time.monotonic() + timeout_s

@@ -19,13 +19,13 @@ from sidecar.cli.load.run import Load
 from sidecar.redis import connect, keys, next_message, subscribe
 from tests import artefacts
 from tests.integration import real_redis
+from tests.patience import PATIENCE_S
 from trail.v1 import state_pb2
 
 DIM = 16
 ENGINES = 3
 VICTIM = "load-0"
 """The engine whose master is killed."""
-DEADLINE_S = 60.0
 KINDS = {"cluster": redis_servers.cluster, "sentinel": redis_servers.with_sentinels}
 
 
@@ -61,7 +61,7 @@ class Witness:
 
 
 async def until(condition: Callable[[], object], what: str) -> None:
-    end_s = time.monotonic() + DEADLINE_S
+    end_s = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < end_s, f"never: {what}"
         await asyncio.sleep(0.1)

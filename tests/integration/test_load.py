@@ -14,6 +14,7 @@ from benchmarks import replicas
 from benchmarks.replicas import Replica
 from tests import artefacts
 from tests.conftest import Valkey
+from tests.patience import PATIENCE_S
 
 DIM = 16
 
@@ -39,11 +40,11 @@ def load(*flags: str) -> "subprocess.Popen[str]":
 
 def test_a_load_ends_with_figures_of_all_its_engines(services: list[str]) -> None:
     size = ["--engines", "3", "--processes", "2", "--requests", "4", "--step-ms", "25", "--duration-s", "4"]
-    out, errors = load(*services, *size, "--json").communicate(timeout=120)
+    out, errors = load(*services, *size, "--json").communicate(timeout=PATIENCE_S)
     found = json.loads(out)
     assert (found["engines"], found["engines_connected"], found["dim"]) == (3, 3, DIM), errors
     assert found["interrupted"] is False
-    assert 3 < found["seconds"] < 20
+    assert 3 < found["seconds"] < 120
     assert found["steps_per_s"] > 10
     # Nearly one row for each request and step, and a prediction for each row.
     assert found["rows_per_s"] > 2 * found["steps_per_s"]
@@ -58,7 +59,7 @@ def test_ctrl_c_ends_it_with_the_table_so_far(services: list[str]) -> None:
     process = load(*services, "--engines", "1", "--requests", "4", "--duration-s", "600")
     time.sleep(12)
     process.send_signal(signal.SIGINT)
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     assert "interrupted" in out
     assert "predictions/s" in out
@@ -73,12 +74,12 @@ def test_ctrl_c_ends_it_with_the_table_so_far(services: list[str]) -> None:
 )
 def test_a_load_that_cannot_begin_says_why_in_one_line(flags: list[str], told: str) -> None:
     process = load(*flags)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert told in errors
     assert "Traceback" not in errors
 
 
 def test_another_width_than_the_models_is_refused(services: list[str]) -> None:
-    _, errors = load(*services, "--dim", "77").communicate(timeout=60)
+    _, errors = load(*services, "--dim", "77").communicate(timeout=PATIENCE_S)
     assert f"reads rows of {DIM} values" in errors

@@ -35,6 +35,7 @@ from tests.integration.predictor_client import (
     service,
 )
 from tests.live_outcomes import write_outcomes
+from tests.patience import PATIENCE_S
 from trail.v1 import predictor_pb2, state_pb2
 
 OTHER_EDGES = [0, 3, 9, 20, 40, 80, 160, 320, 640, 1280]
@@ -60,7 +61,7 @@ async def predictor(models: Path, valkey: Valkey, **settings: Any) -> AsyncItera
 
 async def until(condition: Callable[[], Any], what: str) -> None:
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while not condition():  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
     except TimeoutError:
@@ -71,7 +72,7 @@ async def until_served(connected: Client, folder: Path) -> Artefact:
     """Waits until the artefact in `folder` is what its name means; loads it here too."""
     artefact = load(folder)
     wanted = artefact.manifest.files.model
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while (await connected.stub.GetModel(predictor_pb2.GetModelRequest(name=artefact.name))).model.sha256 != wanted:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     return artefact
@@ -189,7 +190,7 @@ async def test_a_service_without_a_model_serves_once_one_is_there(models: Path, 
         request = health_pb2.HealthCheckRequest(service="model")
         assert (await health.Check(request)).status == health_pb2.HealthCheckResponse.NOT_SERVING
         shutil.move(tmp_path / "tiny", models / "tiny")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while (await health.Check(request)).status != health_pb2.HealthCheckResponse.SERVING:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert (await connected.stream().open()).model.name == "tiny"
@@ -209,7 +210,7 @@ async def test_with_an_unknown_default_it_is_not_ready_yet_serves_what_engines_a
         assert (await connected.stream("by-name").open(model="tiny")).model.name == "tiny"
         artefacts.make(models / "tinny", name="tinny")
         request = health_pb2.HealthCheckRequest()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while (await health.Check(request)).status != health_pb2.HealthCheckResponse.SERVING:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert (await connected.stream("late").open()).model.name == "tinny"
@@ -323,7 +324,7 @@ async def test_an_experiment_names_the_artefact_of_an_engine_for_as_long_as_it_s
         await beside.open()
 
         async def until_served_by(name: str) -> None:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 while await which(stream, next(handles), *both) != name:  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
 

@@ -24,6 +24,7 @@ from tests.integration.predictor_client import (
     service,
 )
 from tests.live_outcomes import write_outcomes
+from tests.patience import PATIENCE_S
 from trail.v1 import engine_pb2, predictor_pb2
 
 
@@ -124,7 +125,7 @@ async def test_what_a_stream_sent_is_in_a_file_once_it_has_ended(models: Path, t
         staying = predictor.stream("staying")
         await staying.open(declaration(1))
         await staying.step(decodes=decode_rows([1], [1]))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while not list(folder.rglob("*.npz")):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         await staying.step(decodes=decode_rows([1], [2]))

@@ -18,10 +18,10 @@ from sidecar.cli.load.run import Load
 from tests import artefacts
 from tests.conftest import Valkey
 from tests.integration.agent_harness import AgentProcess, Harness
+from tests.patience import PATIENCE_S
 
 DIM = 16
-DEADLINE_S = 40.0
-WITHIN_S = 10.0
+WITHIN_S = 60.0
 """Generous: a busy machine takes its time. The benchmark says how long it takes."""
 
 
@@ -44,7 +44,7 @@ async def metric_of(port: int, name: str) -> float:
 
 
 def until(condition: Callable[[], object], what: str) -> None:
-    end_s = time.monotonic() + DEADLINE_S
+    end_s = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < end_s, f"never: {what}"
         time.sleep(0.1)
@@ -77,7 +77,7 @@ async def test_streams_as_old_as_they_may_be_move_on_without_loss_or_fault(valke
 
         harness.submit(6, output_tokens=2_500)
         await harness.until(moved)
-        end_s = time.monotonic() + DEADLINE_S
+        end_s = time.monotonic() + PATIENCE_S
         while not await all_served():
             assert time.monotonic() < end_s
             await harness.until(partial(stepped_beyond, harness.statistics()["counters"]["steps"]))

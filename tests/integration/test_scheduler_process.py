@@ -13,6 +13,7 @@ import grpc
 
 from tests.conftest import Valkey
 from tests.integration.scheduler_engine import engine
+from tests.patience import PATIENCE_S
 
 
 def command(port: int, valkey: Valkey) -> list[str]:
@@ -33,7 +34,7 @@ async def process(port: int, valkey: Valkey) -> AsyncIterator[asyncio.subprocess
 
 
 async def log_line(child: asyncio.subprocess.Process, event: str) -> dict[str, object]:
-    while line := await asyncio.wait_for(child.stderr.readline(), 30):
+    while line := await asyncio.wait_for(child.stderr.readline(), PATIENCE_S):
         entry = json.loads(line)
         if entry.get("event") == event:
             return entry
@@ -49,7 +50,7 @@ async def test_it_says_when_it_is_ready_and_ends_its_streams_cleanly_on_sigterm(
         ):
             child.send_signal(signal.SIGTERM)
             assert await connected.code() is grpc.StatusCode.UNAVAILABLE
-        rest = await asyncio.wait_for(child.stderr.read(), 30)
+        rest = await asyncio.wait_for(child.stderr.read(), PATIENCE_S)
         assert await child.wait() == 0
         assert b"Traceback" not in rest
 
@@ -57,7 +58,7 @@ async def test_it_says_when_it_is_ready_and_ends_its_streams_cleanly_on_sigterm(
 async def test_a_port_that_is_taken_is_told_in_one_line(valkey: Valkey):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         async with process(taken.getsockname()[1], valkey) as child:
-            told = (await asyncio.wait_for(child.stderr.read(), 30)).decode().strip()
+            told = (await asyncio.wait_for(child.stderr.read(), PATIENCE_S)).decode().strip()
             assert await child.wait() != 0
     assert "cannot listen" in told.splitlines()[-1]
     assert "Traceback" not in told

@@ -8,6 +8,7 @@ from scheduler_service.subscriber import PredictionSubscriber
 from sidecar.redis import connect
 from sidecar.stopping import stop
 from tests.conftest import Valkey
+from tests.patience import PATIENCE_S
 
 
 class Nobody:
@@ -27,5 +28,5 @@ async def test_a_subscriber_stops_at_whatever_point_it_is_told_to(valkey: Valkey
             following = asyncio.create_task(PredictionSubscriber(redis, "e", 1, Nobody()).run())
             for _ in range(moment.randrange(60)):
                 await asyncio.sleep(0)
-            await asyncio.wait_for(stop([following]), 20)
+            await asyncio.wait_for(stop([following]), PATIENCE_S)
             assert following.cancelled()

@@ -13,6 +13,7 @@ from predictor_service.settings import PredictorSettings
 from tests import artefacts
 from tests.conftest import Valkey
 from tests.integration.scheduler_engine import Predictor, declared, engine, running_scheduler
+from tests.patience import PATIENCE_S
 from trail.v1 import engine_pb2, predictor_pb2, predictor_pb2_grpc
 
 ENGINE = "engine-both"
@@ -26,7 +27,7 @@ async def running_predictor(valkey: Valkey, folder: Path) -> AsyncIterator[grpc.
     settings = PredictorSettings(port=0, redis_url=valkey.url, model_dir=[folder], drain_timeout_s=1.0)
     serving = asyncio.create_task(predictor.run(settings, ready=port.set_result))
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{await asyncio.wait_for(port, 20)}") as channel:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{await asyncio.wait_for(port, PATIENCE_S)}") as channel:
             yield channel
     finally:
         serving.cancel()

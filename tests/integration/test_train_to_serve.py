@@ -13,6 +13,7 @@ from predictor_service.switching import rebinned
 from tests.conftest import Valkey
 from tests.integration.predictor_client import declaration, decode_rows, hidden, prompt_rows
 from tests.integration.test_model_reload import deliver, predictor, stored_q, until_served
+from tests.patience import PATIENCE_S
 from tests.unit.training.tiny_llm import make_tiny_llm
 
 pytest.importorskip("torch")
@@ -21,7 +22,7 @@ LAYERS, HIDDEN, CAP = 1, 32, 96
 
 def train(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "sidecar.cli.main", "train", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 @pytest.fixture(scope="module")

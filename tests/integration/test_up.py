@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sidecar.cli.demo.engine import free_port
 from sidecar.cli.stack import _answers, embedded_valkey
+from tests.patience import PATIENCE_S
 
 
 def started(*flags: str) -> subprocess.Popen[str]:
@@ -45,7 +46,7 @@ def test_up_says_when_it_is_ready_and_ctrl_c_leaves_nothing_behind() -> None:
     assert all(str(port) in line for port in ports)
     assert all(serving(f"127.0.0.1:{port}") for port in ports)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
     assert "stopped" in out
     assert "Traceback" not in err
@@ -69,11 +70,11 @@ def test_up_on_a_port_that_is_taken_says_so() -> None:
     first = started("--predictor-port", str(taken), "--scheduler-port", str(first_port))
     assert ready_line(first)
     second = started("--predictor-port", str(taken), "--scheduler-port", str(second_port))
-    _, err = second.communicate(timeout=90)
+    _, err = second.communicate(timeout=PATIENCE_S)
     assert second.returncode == 1
     assert f"trail up: cannot listen on 127.0.0.1:{taken}: Address already in use" in err
     first.send_signal(signal.SIGINT)
-    first.communicate(timeout=60)
+    first.communicate(timeout=PATIENCE_S)
 
 
 def test_the_embedded_store_comes_back_when_it_is_killed() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.vllm_sources import VERSIONS, sources
+from tests.patience import PATIENCE_S
 
 pytest.importorskip("vllm")
 
@@ -30,7 +31,7 @@ def test_the_scheduler_tests_pass_with_the_sources_of(version: str) -> None:
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=PATIENCE_S,
     )
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
     assert "skipped" not in run.stdout

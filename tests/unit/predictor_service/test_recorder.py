@@ -258,7 +258,7 @@ def test_a_thread_too_far_behind_costs_rows_and_never_mixes_requests(tmp_path: P
         rows = _rows(dict.fromkeys(range(1, 30), 1))
         began_s = time.perf_counter()
         recorder.step("e", Step(3, (lost,), _rows({}), rows, np.array([1], dtype=np.uint64)))
-        assert time.perf_counter() - began_s < 5, "it does not wait"
+        assert time.perf_counter() - began_s < 60, "it does not wait"
     recorder.step("e", _step(4, {1: 2}))
     _idle(recorder)
     recorder.step("e", _step(5, {3: 1}, declared=(3,)))

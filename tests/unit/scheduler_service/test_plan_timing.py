@@ -15,6 +15,7 @@ from scheduler_service.outcomes import OutcomeLog
 from scheduler_service.session import EngineSession, NumberedPlan
 from scheduler_service.settings import SchedulerSettings
 from scheduler_service.view import Capacity
+from tests.patience import PATIENCE_S
 
 EPOCH = Epoch(1, 1)
 LONG_MS, SHORT_MS = 600_000, 20
@@ -77,7 +78,7 @@ async def test_a_step_waits_for_its_predictions_and_both_make_one_plan(bench: Be
     await asyncio.sleep(0.05)
     assert not made.done()
     bench.predict(1)
-    plan = (await asyncio.wait_for(made, 10)).plan
+    plan = (await asyncio.wait_for(made, PATIENCE_S)).plan
     assert plan.predicted_at_ages.tolist() == [1, 1]
     following = bench.next()
     await asyncio.sleep(0.05)
@@ -88,36 +89,36 @@ async def test_a_step_waits_for_its_predictions_and_both_make_one_plan(bench: Be
 async def test_a_predictor_that_does_not_answer_holds_nobody_up_for_long() -> None:
     bench = await Bench(SHORT_MS).begin()
     bench.step(2)
-    plan = (await asyncio.wait_for(bench.next(), 10)).plan
+    plan = (await asyncio.wait_for(bench.next(), PATIENCE_S)).plan
     assert plan.predicted_at_ages.tolist() == [0, 0]
 
 
 async def test_predictions_that_were_there_first_are_not_waited_for(bench: Bench) -> None:
     bench.predict(1)
-    await asyncio.wait_for(bench.next(), 10)
+    await asyncio.wait_for(bench.next(), PATIENCE_S)
     bench.step(2)
-    plan = (await asyncio.wait_for(bench.next(), 10)).plan
+    plan = (await asyncio.wait_for(bench.next(), PATIENCE_S)).plan
     assert plan.predicted_at_ages.tolist() == [1, 1]
 
 
 async def test_where_rows_come_now_and_then_only_the_first_step_after_them_waits() -> None:
     bench = await Bench(SHORT_MS).begin()
     bench.step(2)
-    await asyncio.wait_for(bench.next(), 10)
+    await asyncio.wait_for(bench.next(), PATIENCE_S)
     # From now on a wait would be one for ever.
     bench.session._settings.prediction_wait_ms = LONG_MS
     plans = bench.session.plans()
     for age in (3, 4, 5):
         bench.step(age)
-        await asyncio.wait_for(anext(plans), 10)
+        await asyncio.wait_for(anext(plans), PATIENCE_S)
 
 
 async def test_a_policy_without_predictions_waits_for_none() -> None:
     bench = Bench(LONG_MS, policy="fcfs")
     bench.step(0)
-    await asyncio.wait_for(bench.next(), 10)
+    await asyncio.wait_for(bench.next(), PATIENCE_S)
     bench.step(1)
-    await asyncio.wait_for(bench.next(), 10)
+    await asyncio.wait_for(bench.next(), PATIENCE_S)
 
 
 async def test_the_time_from_a_step_to_its_plan_is_counted_once_it_is_sent(bench: Bench) -> None:
@@ -128,12 +129,12 @@ async def test_the_time_from_a_step_to_its_plan_is_counted_once_it_is_sent(bench
         bench.step(age + 1)
         bench.predict(age)
         before = counted()
-        await asyncio.wait_for(bench.next(), 10)
+        await asyncio.wait_for(bench.next(), PATIENCE_S)
         # The plan before this one counts, for whoever asks for the next has sent it.
         assert counted() == before + 1
     bench.predict(3)
     before = counted()
-    await asyncio.wait_for(bench.next(), 10)
+    await asyncio.wait_for(bench.next(), PATIENCE_S)
     bench.predict(4)
-    await asyncio.wait_for(bench.next(), 10)
+    await asyncio.wait_for(bench.next(), PATIENCE_S)
     assert counted() == before + 1

