@@ -99,7 +99,8 @@ def _judge(exchange: _Exchange, pace: Pace, places: int) -> Judged:
     step_s, rate = pace.step_duration_s, pace.prefill_tokens_per_s
     victim_s = (victim.output_tokens - exchange.victim_age) * step_s
     beneficiary_s = (beneficiary.output_tokens - exchange.beneficiary_age) * step_s
-    beneficiary_s += places * exchange.beneficiary_prefill / rate
-    again_s = victim.recomputed_tokens / max(victim.preemptions, 1) / rate
+    if exchange.beneficiary_prefill:
+        beneficiary_s += places * (pace.prefill_step_s + exchange.beneficiary_prefill / rate)
+    again_s = pace.prefill_step_s + victim.recomputed_tokens / max(victim.preemptions, 1) / rate
     net_s = victim_s - beneficiary_s - exchange.running * again_s
     return Judged("paid" if net_s > 0 else "unpaid", net_s)

@@ -50,7 +50,7 @@ class IncrementalPlanner:
         before = self._basis
         self._basis = (
             choice, preemption_limit(view, choice), view.step_duration_s, view.prefill_tokens_per_s,
-            view.mean_output_tokens, view.mean_service_s, view.found_again_share,
+            view.prefill_step_s, view.mean_output_tokens, view.mean_service_s, view.found_again_share,
         )  # fmt: skip
         return self._basis != before or POLICIES[choice.policy].moves or choice.fair_share > 0
 

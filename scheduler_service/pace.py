@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 _SMOOTHING = 0.1
+_MIXED_SMOOTHING = 0.05
+_LEAST_SHARE = 0.01
 _MIN_PREFILL_TOKENS = 16
 _TOLERANCE = 0.05
 
@@ -26,26 +28,28 @@ class Steady:
 
 
 class Pace:
-    """Moving averages of the step time and of the prefill rate; the given ones hold until measured.
+    """Moving averages of the step time and of what prefill adds to it; the given ones hold until measured.
 
-    A step without prefill gives the decode time; a step with prefill gives tokens over the time that it
-    took beyond a decode step. Sums decay, so a few long prefills weigh what they should. No step computes
-    more than ``step_token_budget`` tokens (0: unknown), however little longer it takes for them.
+    A step without prefill gives the decode time. What a step with prefill took beyond that is a line, by least squares
+    whose sums decay: so much for any prefill at all (an engine then runs the step without its full CUDA graph), and so
+    much for each token. No step computes more than ``step_token_budget`` tokens (0: unknown), however little longer it
+    takes for them.
     """
 
     def __init__(self, step_duration_s: float, prefill_tokens_per_s: float, step_token_budget: int = 0) -> None:
         self.step_duration_s = step_duration_s
         self._step_token_budget = step_token_budget or math.inf
-        self._assumed_prefill_tokens_per_s = prefill_tokens_per_s
         self._measured_step = False
-        self._tokens = 0.0
-        self._seconds = 0.0
+        self._sums = [0.0] * 5
+        """Of steps with prefill, decayed: how many, tokens, seconds, tokens squared, tokens times seconds."""
+        self._token_s = 1 / prefill_tokens_per_s
+        self.prefill_step_s = 0.0
+        """What a step with prefill takes beyond a decode step, however little it computes."""
 
     @property
     def prefill_tokens_per_s(self) -> float:
-        """Prompt tokens that the engine computes in a second."""
-        measured = self._tokens / self._seconds if self._seconds > 0 else self._assumed_prefill_tokens_per_s
-        return min(measured, self._step_token_budget / self.step_duration_s)
+        """Prompt tokens that the engine computes in a second, beside `prefill_step_s` for each step of it."""
+        return min(1 / self._token_s, self._step_token_budget / self.step_duration_s)
 
     def observe(self, duration_s: float, prefill_tokens: int) -> None:
         """Take in one step of known duration that computed so many tokens beyond one a request."""
@@ -57,5 +61,16 @@ class Pace:
             # A step is never all overhead: at least a tenth of it is the prefill's, or one noisy short
             # step would say that prefill is free and every preemption would look cheap.
             extra_s = max(duration_s - self.step_duration_s, 0.1 * duration_s)
-            self._tokens += prefill_tokens - _SMOOTHING * self._tokens
-            self._seconds += extra_s - _SMOOTHING * self._seconds
+            self._fit(float(prefill_tokens), extra_s)
+
+    def _fit(self, tokens: float, extra_s: float) -> None:
+        """The line through what was seen lately. Where steps were few, or all had about as much prefill, there is no
+        telling what is due to each token, and all of it is taken to be."""
+        new = (1.0, tokens, extra_s, tokens * tokens, tokens * extra_s)
+        self._sums = [(1 - _MIXED_SMOOTHING) * old + more for old, more in zip(self._sums, new, strict=True)]
+        count, *sums = self._sums
+        mean_tokens, mean_s, squares, products = (each / count for each in sums)
+        by_share_s, doubt = mean_s / mean_tokens, (_LEAST_SHARE + 1 / count) * mean_tokens**2
+        slope_s = (products - mean_tokens * mean_s + doubt * by_share_s) / (squares - mean_tokens**2 + doubt)
+        self._token_s = min(max(slope_s, _LEAST_SHARE * by_share_s), by_share_s)
+        self.prefill_step_s = mean_s - self._token_s * mean_tokens

@@ -155,8 +155,8 @@ def costliest_to_lose_first(view: EngineView, rows: Ints, ranking: Ranking, work
 
 
 def _recompute_for_all(view: EngineView, work: Work, margin: float) -> Floats:
-    """[N] what computing a request's tokens again takes of everybody in the batch, who waits for it."""
-    cost: Floats = margin * work.recompute * view.running.sum()
+    """[N] what a request's return takes of everybody in the batch, who waits while its tokens are computed again."""
+    cost: Floats = margin * (work.recompute + work.restart) * view.running.sum()
     return cost
 
 

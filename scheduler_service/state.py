@@ -52,6 +52,7 @@ class EngineState:
         self.free_kv_blocks = capacity.kv_blocks
         self._pace = Pace(assumed.step_duration_s, assumed.prefill_tokens_per_s, capacity.step_token_budget)
         self._steady_step_s, self._steady_prefill, self._steady_output = Steady(), Steady(), Steady()
+        self._steady_prefill_step_s = Steady()
         self._steady_service_s = Steady()
         self._recompute, self._steady_found = Recompute(), Steady()
         self._overtaking = Overtaking(capacity.max_running_requests)
@@ -113,6 +114,7 @@ class EngineState:
             free_kv_blocks=self.free_kv_blocks,
             step_duration_s=self._steady_step_s.told(self._pace.step_duration_s),
             prefill_tokens_per_s=self._steady_prefill.told(self._pace.prefill_tokens_per_s),
+            prefill_step_s=self._steady_prefill_step_s.told(self._pace.prefill_step_s),
             mean_service_s=self._steady_service_s.told(self._mean_service_s()),
             mean_output_tokens=self._steady_output.told(self._mean_output_tokens),
             step=self.step,
@@ -149,7 +151,7 @@ class EngineState:
         return bool(((at_age < 0) | (rows["running"] & (at_age < age - 1))).any())
 
     def _mean_service_s(self) -> float:
-        prefill_s = self._mean_prompt_tokens / self._pace.prefill_tokens_per_s
+        prefill_s = self._pace.prefill_step_s + self._mean_prompt_tokens / self._pace.prefill_tokens_per_s
         return self.capacity.places * prefill_s + self._mean_output_tokens * self._pace.step_duration_s
 
     def _preempt(self, handles: Iterable[int]) -> int:

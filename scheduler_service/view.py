@@ -94,6 +94,8 @@ class EngineView:
     free_kv_blocks: int = 0
     step_duration_s: float = 0.02
     prefill_tokens_per_s: float = 4000.0
+    prefill_step_s: float = 0.0
+    """What a step with prefill takes beyond one without, however little it computes."""
     mean_output_tokens: float = 128.0
     mean_service_s: float = 2.56
     """Of a request that finished: what it had of one place, prefill counted for all of them (`work`)."""

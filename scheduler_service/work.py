@@ -21,7 +21,8 @@ class Work:
     `remaining` service until the request ends, recompute included; `expected` the same by the mean of what was
     predicted; `total` service of the whole request as it was expected when it came; `attained` what it had so far;
     `recompute` how long computing its tokens again would take of each place, less what the prefix cache is likely to
-    give back. `duration_s` is how long the request would still run, in seconds.
+    give back; `restart` is what anybody's return to the batch takes of each place besides. `duration_s` is how long a
+    request would still run, in seconds.
     """
 
     remaining: Floats
@@ -32,6 +33,7 @@ class Work:
     duration_s: Floats
     unit_s: float = 1.0
     per_token: float = 1.0
+    restart: float = 0.0
 
 
 def expected_work(view: EngineView, lengths: Lengths, unit: Unit) -> Work:
@@ -39,6 +41,8 @@ def expected_work(view: EngineView, lengths: Lengths, unit: Unit) -> Work:
 
     An engine decodes for all places at once, but a prefill takes its time, or the step's token budget, from everyone.
     Counted alike, a prompt of 100,000 tokens with a short answer would go ahead of one of 1,000 with a longer answer.
+    A step with any prefill takes some more time from everyone, however little it computes: so does each preemption, for
+    the victim comes back with one.
 
     Tokens is the paper's variant: output tokens only; recompute is then told in steps, one token each.
     """
@@ -49,14 +53,18 @@ def expected_work(view: EngineView, lengths: Lengths, unit: Unit) -> Work:
     # The newest generated token's KV entry is made by the decode step that `remaining` counts already.
     to_compute = view.prompt_tokens + view.age - (view.age > 0) - held
     resumes = ~view.running & (view.preemptions > 0) & (view.age > 0)
-    prefill_s = np.where(resumes, lost, 1.0) * to_compute.clip(min=0) / rate
+    begin_s = view.prefill_step_s
+    prefill_s = np.where(resumes, lost, 1.0) * to_compute.clip(min=0) / rate + begin_s * (to_compute > 0)
     decode_s = lengths.remaining * step_s
     duration_s = prefill_s + decode_s
     if unit == "tokens":
         age, recompute = view.age.astype(float), recompute_s / step_s
-        return Work(lengths.remaining, lengths.expected, lengths.total, age, recompute, duration_s, unit_s=step_s)
+        return Work(
+            lengths.remaining, lengths.expected, lengths.total, age, recompute, duration_s,
+            restart=begin_s / step_s, unit_s=step_s,
+        )  # fmt: skip
     prefill_of_all_s = view.capacity.places * prefill_s
-    prompt_of_all_s = view.capacity.places * view.prompt_tokens / rate
+    prompt_of_all_s = view.capacity.places * (view.prompt_tokens / rate + begin_s)
     return Work(
         prefill_of_all_s + decode_s,
         prefill_of_all_s + lengths.expected * step_s,
@@ -64,5 +72,6 @@ def expected_work(view: EngineView, lengths: Lengths, unit: Unit) -> Work:
         (view.age > 0) * prompt_of_all_s + view.age * step_s,
         recompute_s,
         duration_s,
+        restart=begin_s,
         per_token=step_s,
     )

@@ -263,6 +263,7 @@ def test_a_long_queue_is_planned_as_if_everybody_were_ranked(policy: str, aging:
 FIGURES = {
     "step_duration_s": 2.0,
     "prefill_tokens_per_s": 100.0,
+    "prefill_step_s": 0.5,
     "mean_output_tokens": 2.0,
     "mean_service_s": 1e-3,
     "free_kv_blocks": 0,

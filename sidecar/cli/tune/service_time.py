@@ -23,5 +23,5 @@ def mean_service_s(setup: EngineSetup, load: Load) -> float:
     held_tokens = float((output * (prompt + output / 2)).sum() / output.sum())
     batch = min(float(setup.slots), max(setup.kv_blocks * setup.block_tokens / held_tokens, 1.0))
     step_s = float(setup.step_time.of(batch, 0, batch * held_tokens))
-    prefill_s = float(prompt.mean()) * max(setup.step_time.c_s, step_s / setup.token_budget)
+    prefill_s = setup.step_time.e_s + float(prompt.mean()) * max(setup.step_time.c_s, step_s / setup.token_budget)
     return load.mean_output_tokens * step_s + setup.slots * prefill_s

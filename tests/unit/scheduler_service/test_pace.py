@@ -49,10 +49,10 @@ def test_a_short_noisy_step_does_not_make_prefill_free():
 
 def test_an_old_pace_is_forgotten():
     pace = Pace(0.02, 4000.0)
-    for _ in range(60):
+    for _ in range(120):
         pace.observe(0.1, 0)
         pace.observe(1.1, 1000)
-    for _ in range(60):
+    for _ in range(120):
         pace.observe(0.2, 0)
         pace.observe(0.7, 1000)
     assert pace.step_duration_s == pytest.approx(0.2, rel=0.01)
