@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 _SMOOTHING = 0.1
-_MIXED_SMOOTHING = 0.05
+_MIXED_SMOOTHING = 0.02
 _LEAST_SHARE = 0.01
 _MIN_PREFILL_TOKENS = 16
 _TOLERANCE = 0.05
@@ -70,7 +70,7 @@ class Pace:
         self._sums = [(1 - _MIXED_SMOOTHING) * old + more for old, more in zip(self._sums, new, strict=True)]
         count, *sums = self._sums
         mean_tokens, mean_s, squares, products = (each / count for each in sums)
-        by_share_s, doubt = mean_s / mean_tokens, (_LEAST_SHARE + 1 / count) * mean_tokens**2
+        by_share_s, doubt = mean_s / mean_tokens, (_LEAST_SHARE + 0.3 / count) * mean_tokens**2
         slope_s = (products - mean_tokens * mean_s + doubt * by_share_s) / (squares - mean_tokens**2 + doubt)
         self._token_s = min(max(slope_s, _LEAST_SHARE * by_share_s), by_share_s)
         self.prefill_step_s = mean_s - self._token_s * mean_tokens

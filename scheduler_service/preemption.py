@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scheduler_service.choice import PolicyChoice
+from scheduler_service.exchange import saved_s
 from scheduler_service.policies import Ranking
 from scheduler_service.view import Bools, EngineView, Floats, Ints
 from scheduler_service.work import Work
@@ -78,16 +79,18 @@ def choose_preemptions(
 ) -> tuple[PlannedPreemption, ...]:
     """Walk the waiting requests, best first, and find each a place: a free one, or the victim's that pays most.
 
-    An exchange pays where the victim is expected to have more service before it than the waiting request, by more than
-    the margin times what computing the victim's tokens again costs: that time, for every request of the batch, which
-    waits for it. It has to have ``preemption_ratio`` times as much too: exchanges of nearly equal requests gain
-    nothing, and might be taken back at the next step. Stops at the first waiting request without a place, as the
-    engine's own admission does, and at the first that only the reserve keeps out.
+    An exchange pays where all requests together wait less for it (`exchange`), by more than the margin times what the
+    victim's return costs them: the time to compute its tokens again, of everybody who runs or waits. The victim has to
+    have ``preemption_ratio`` times the service before it that the waiting request has, too: exchanges of nearly equal
+    requests gain nothing, and might be taken back at the next step. With a margin of 0, the paper's rule, any exchange
+    pays whose victim has more service before it. Stops at the first waiting request without a place, as the engine's
+    own admission does, and at the first that only the reserve keeps out.
     """
     places = _Places(view, reserve_blocks)
-    victims = _Victims(view, ranking, work, choice)
+    waiting = order[~view.running[order]]
+    victims = _Victims(view, ranking, work, choice, waiting)
     chosen: list[PlannedPreemption] = []
-    for row in order[~view.running[order]].tolist():
+    for position, row in enumerate(waiting.tolist()):
         if len(chosen) == at_most or not victims:
             break
         if places.admit(row):
@@ -95,7 +98,7 @@ def choose_preemptions(
         if places.held_back(row):
             # Memory is kept free so that nobody's work is lost: nobody is to lose it for that.
             break
-        victim = victims.most_worth(row, places)
+        victim = victims.most_worth(row, position, places)
         if victim is None:
             break
         places.exchange(victim, row)
@@ -108,10 +111,13 @@ def choose_preemptions(
 class _Victims:
     """The running requests that may lose their place, by handle, so that of equal gains the first one's is taken."""
 
-    def __init__(self, view: EngineView, ranking: Ranking, work: Work, choice: PolicyChoice) -> None:
+    def __init__(self, view: EngineView, ranking: Ranking, work: Work, choice: PolicyChoice, waiting: Ints) -> None:
         rows = np.flatnonzero(may_be_preempted(view, ranking, choice.max_preemptions))
         self.rows = rows[np.argsort(view.handle[rows])]
-        self._gains = (work.expected - _recompute_for_all(view, work, choice.preemption_margin))[self.rows]
+        self._return = choice.preemption_margin * returning(work)[self.rows]
+        self._worth = work.expected[self.rows] - self._return * view.running.sum()
+        self._running, self._waiting = np.flatnonzero(view.running), waiting
+        self._by_order_alone = choice.preemption_margin == 0
         self._remaining, self._ranks = work.remaining[self.rows], ranking.ranks[self.rows]
         self._tiers = ranking.tiers[self.rows]
         self._ranking, self._work, self._ratio = ranking, work, choice.preemption_ratio
@@ -120,8 +126,9 @@ class _Victims:
     def __bool__(self) -> bool:
         return self._left > 0
 
-    def most_worth(self, row: int, places: _Places) -> int | None:
-        """Whose place saves most by going to ``row``, and is not looked at again; None where no exchange pays.
+    def most_worth(self, row: int, position: int, places: _Places) -> int | None:
+        """Whose place saves most by going to ``row``, at ``position`` of those who wait, and is not looked at again;
+        None where no exchange pays.
 
         It has to rank behind ``row``, clearly, and its blocks must make room.
         """
@@ -129,13 +136,25 @@ class _Victims:
         behind = (self._tiers > tier) | ((self._tiers == tier) & (self._ranks > rank))
         behind &= self._remaining >= self._ratio * work.remaining[row]
         behind &= places.enough_after(self.rows, row)
-        gains = np.where(behind, self._gains, -np.inf)
-        best = int(gains.argmax())
-        if not gains[best] > work.expected[row]:
+        worth = np.where(behind, self._worth, -np.inf)
+        best = int(worth.argmax())
+        if not (worth[best] > work.expected[row] and self._pays(best, position)):
             return None
-        self._gains[best] = -np.inf
+        self._worth[best] = -np.inf
         self._left -= 1
         return int(self.rows[best])
+
+    def _pays(self, victim: int, position: int) -> bool:
+        """Whether those who wait, from ``position`` on, save more than the victim and its return cost."""
+        if self._by_order_alone:
+            return True
+        tiers, ranks = self._ranking.tiers[self._waiting], self._ranking.ranks[self._waiting]
+        before = (tiers < self._tiers[victim]) | ((tiers == self._tiers[victim]) & (ranks < self._ranks[victim]))
+        ahead = self._waiting[position : np.count_nonzero(before)]
+        row, expected = self.rows[victim], self._work.expected
+        others = np.sort(expected[self._running[self._running != row]])
+        saved = saved_s(float(expected[row]), others, ahead.size, float(expected[ahead].mean()))
+        return saved > float(self._return[victim]) * (self._running.size + self._waiting.size)
 
 
 def costliest_to_lose_first(view: EngineView, rows: Ints, ranking: Ranking, work: Work, margin: float) -> Ints:
@@ -147,17 +166,16 @@ def costliest_to_lose_first(view: EngineView, rows: Ints, ranking: Ranking, work
     """
     places = np.flatnonzero(view.running[rows])
     running = rows[places]
-    gain = (work.expected - _recompute_for_all(view, work, margin))[running]
+    gain = (work.expected - margin * returning(work) * view.running.sum())[running]
     exposed = view.arrival_s > view.overtaken_before_s
     ordered = rows.copy()
     ordered[places] = running[np.lexsort((view.handle[running], gain, exposed[running], ranking.tiers[running]))]
     return ordered
 
 
-def _recompute_for_all(view: EngineView, work: Work, margin: float) -> Floats:
-    """[N] what a request's return takes of everybody in the batch, who waits while its tokens are computed again."""
-    cost: Floats = margin * (work.recompute + work.restart) * view.running.sum()
-    return cost
+def returning(work: Work) -> Floats:
+    """[N] what a request's return takes of each place, while its tokens are computed again."""
+    return np.asarray(work.recompute + work.restart)
 
 
 def may_be_preempted(view: EngineView, ranking: Ranking, max_preemptions: int) -> Bools:

@@ -1,5 +1,6 @@
 """How fast an engine is, and how often that is told."""
 
+import numpy as np
 import pytest
 
 from scheduler_service.pace import Pace, Steady
@@ -47,12 +48,29 @@ def test_a_short_noisy_step_does_not_make_prefill_free():
     assert pace.prefill_tokens_per_s == pytest.approx(1000 / 0.005)
 
 
+def test_what_any_prefill_costs_is_told_from_what_each_token_does():
+    pace, rng = Pace(0.02, 4000.0), np.random.default_rng(0)
+    pace.observe(0.1, 0)
+    for tokens in rng.exponential(100, 200).astype(int) + 16:
+        pace.observe(0.1 + 0.3 + tokens / 1000, int(tokens))
+    assert pace.prefill_tokens_per_s == pytest.approx(1000.0, rel=0.1)
+    assert pace.prefill_step_s == pytest.approx(0.3, rel=0.1)
+
+
+def test_where_all_steps_prefill_as_much_it_is_due_to_the_tokens():
+    pace = Pace(0.02, 4000.0)
+    pace.observe(0.1, 0)
+    for _ in range(50):
+        pace.observe(0.6, 1000)
+    assert (pace.prefill_tokens_per_s, pace.prefill_step_s) == (pytest.approx(2000.0), pytest.approx(0.0, abs=1e-9))
+
+
 def test_an_old_pace_is_forgotten():
     pace = Pace(0.02, 4000.0)
-    for _ in range(120):
+    for _ in range(300):
         pace.observe(0.1, 0)
         pace.observe(1.1, 1000)
-    for _ in range(120):
+    for _ in range(300):
         pace.observe(0.2, 0)
         pace.observe(0.7, 1000)
     assert pace.step_duration_s == pytest.approx(0.2, rel=0.01)
@@ -66,4 +84,4 @@ def test_no_prefill_is_faster_than_the_token_budget_lets_it_be():
     pace.observe(0.1, 512)
     assert pace.prefill_tokens_per_s == pytest.approx(512 / 0.1)
     pace.observe(1.1, 500)
-    assert pace.prefill_tokens_per_s < 1000
+    assert pace.prefill_tokens_per_s < 1200

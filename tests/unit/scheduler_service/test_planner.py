@@ -95,15 +95,43 @@ def test_a_preemption_whose_recompute_costs_more_than_it_gains_is_not_asked_for(
     assert plan(dear, preemption_margin=0.1).preemptions
 
 
-def test_recompute_is_counted_for_every_request_of_the_batch_for_all_wait_for_it():
+def test_nobody_is_preempted_for_those_who_get_a_place_that_soon_comes_free_anyhow():
+    assert not plan(view_of(running(2, 500), running(2, 5), waiting(5), capacity=full(2))).preemptions
+    assert plan(view_of(running(2, 500), running(2, 400), waiting(5), capacity=full(2))).preemptions
+
+
+def test_a_large_batch_is_preempted_only_where_many_wait():
+    def preempted(queue: int) -> bool:
+        rows = *(running(2, 400) for _ in range(16)), *(running(2, 20 + 5 * each) for each in range(16))
+        view = view_of(*rows, *(waiting(60) for _ in range(queue)), capacity=full(32))
+        return len(plan(view, aging="none").preemptions) > 0
+
+    assert not preempted(2)
+    assert preempted(200)
+
+
+def test_a_step_with_prefill_is_paid_for_by_the_preemption_that_brings_one_more():
+    rows = running(2, 500), running(2, 300), waiting(10)
+
+    def preempted(prefill_step_s: float) -> bool:
+        view = view_of(*rows, capacity=full(2), step_duration_s=0.02, prefill_step_s=prefill_step_s)
+        return len(plan(view).preemptions) > 0
+
+    # 5.8 s of gain; three requests wait for that step, and both places for the newcomer's own.
+    assert preempted(1.0)
+    assert not preempted(2.0)
+
+
+def test_recompute_is_counted_for_everybody_for_all_wait_for_it():
     def preempted(batch: int) -> bool:
-        # 2 s of recompute against 9.9 s of gain.
-        rows = [running(2, 500) | {"computed_tokens": 2000}, *(running(2, 5) for _ in range(batch - 1)), waiting(5)]
+        # 2 s of recompute, of each who runs or waits, against 7.9 s of gain.
+        long = [running(2, left) | {"computed_tokens": 2000} for left in (500, *[400] * (batch - 1))]
+        rows = [*long, waiting(5)]
         view = view_of(*rows, capacity=full(batch), prefill_tokens_per_s=1_000.0, step_duration_s=0.02)
         return len(plan(view).preemptions) > 0
 
-    assert preempted(4)
-    assert not preempted(5)
+    assert preempted(2)
+    assert not preempted(3)
 
 
 def test_a_victim_is_left_alone_until_it_progressed_and_after_its_share():
@@ -155,7 +183,7 @@ def test_those_past_their_cut_off_are_evicted_after_all_others_whatever_they_cos
 
 def test_a_request_in_prefill_is_priced_by_what_it_holds_when_the_plan_comes():
     begun = running(0, 300) | {"prompt_tokens": 2000, "computed_tokens": 0}
-    rows = begun, *(running(5, 20) for _ in range(31)), waiting(10)
+    rows = begun, *(running(5, 200) | {"preemptions": 3} for _ in range(31)), waiting(10)
     engine = {"prefill_tokens_per_s": 4000.0, "step_duration_s": 0.02}
     assert not plan(view_of(*rows, capacity=full(32), **engine)).preemptions
     little = full(32, step_token_budget=100)
