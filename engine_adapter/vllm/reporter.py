@@ -211,6 +211,7 @@ class Reporter:
 
     def _declare_all(self) -> None:
         self._batch.clear()
+        self._unsettled.clear()
         self._heard_by = self._ring.consumer_generation
         self._ring.write(self._engine.pack())
         for living in self._living.values():

@@ -331,6 +331,21 @@ def test_an_agent_that_comes_later_hears_of_every_living_request(tmp_path: Path,
 
 
 @BOTH
+def test_a_request_that_ends_between_a_new_agents_arrival_and_the_next_step_is_forgotten(
+    tmp_path: Path, scheduler: type, depth: int
+) -> None:
+    attached = Attached(tmp_path, scheduler, depth)
+    attached.engine.add("a", [1, 2, 3], 50)
+    attached.engine.add("b", [1, 2, 3], 50)
+    attached.engine.step()
+    attached.events = RingConsumer(attached.paths.events, 1 << 22)
+    attached.engine.add("c", [1, 2, 3], 50)  # hears of the agent
+    attached.engine.scheduler.finish_requests("b", RequestStatus.FINISHED_ABORTED)
+    attached.engine.finish()
+    assert attached.engine.outputs["a"] == expected_output([1, 2, 3], 50)
+
+
+@BOTH
 def test_a_full_ring_delays_nobody(tmp_path: Path, scheduler: type, depth: int) -> None:
     attached = Attached(tmp_path, scheduler, depth)
     requests = _requests(random.Random(5), 100)
