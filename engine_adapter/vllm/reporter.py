@@ -172,7 +172,7 @@ class Reporter:
         one_came_back, self.progress = self.progress == 1, 0
         if len(self._batch) != len(running):
             self._batch = {request.request_id for request in running}
-            unsettled.update(dict.fromkeys(self._batch, number))
+            self._unsettled = dict.fromkeys(self._batch, number)
         elif one_came_back and number > self._whole_until and number % WHOLE_EVERY_STEPS:
             return [self._living[name].request for name in unsettled]
         return running

@@ -346,6 +346,23 @@ def test_a_request_that_ends_between_a_new_agents_arrival_and_the_next_step_is_f
 
 
 @BOTH
+def test_a_session_that_ends_while_it_waits_for_its_client_is_forgotten(
+    tmp_path: Path, scheduler: type, depth: int
+) -> None:
+    attached = Attached(tmp_path, scheduler, depth)
+    attached.engine.add("other", [1, 2, 3], 50)
+    attached.engine.add("session", [4, 5, 6], 1, resumable=True)
+    for _ in range(5):
+        attached.engine.step()
+    assert attached.running == ["other"]
+    attached.engine.add("session", [], 1, resumable=False)
+    attached.engine.finish()
+    assert attached.engine.outputs["other"] == expected_output([1, 2, 3], 50)
+    steps = [record for record in attached.read() if isinstance(record, Step)]
+    assert all(step.running.tolist() in ([], [handle_of("other")]) for step in steps[4:])
+
+
+@BOTH
 def test_a_full_ring_delays_nobody(tmp_path: Path, scheduler: type, depth: int) -> None:
     attached = Attached(tmp_path, scheduler, depth)
     requests = _requests(random.Random(5), 100)

@@ -105,8 +105,9 @@ def _allowed(grammar: GrammarOutput | None) -> dict[str, list[int]]:
     """Of vLLM's bitmasks, of 32 tokens a word: the tokens of each request."""
     if grammar is None:
         return {}
+    names = grammar.structured_output_request_ids
     bits = np.unpackbits(grammar.grammar_bitmask.view(np.uint8), axis=1, bitorder="little")[:, :VOCABULARY]
-    return {name: np.flatnonzero(row).tolist() for name, row in zip(grammar.structured_output_request_ids, bits)}
+    return {name: np.flatnonzero(row).tolist() for name, row in zip(names, bits, strict=True)}
 
 
 class HeldExecutor(Executor):
@@ -255,8 +256,8 @@ def config_of(
     max_length: int = 2048,
     structured_output: bool = False,
 ) -> VllmConfig:
-    """``long_prefill_tokens``: of one prompt in a step at most; 0: as many as fit. ``max_length``: tokens of a prompt and
-    its answer. ``structured_output``: with the tokenizer that grammars need."""
+    """``long_prefill_tokens``: of one prompt in a step at most; 0: as many as fit. ``max_length``: tokens of a prompt
+    and its answer. ``structured_output``: with the tokenizer that grammars need."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(
         json.dumps({
