@@ -126,7 +126,7 @@ class HeldExecutor(Executor):
         for future, work in held:
             try:
                 future.set_result(work())
-            except ValueError as error:
+            except Exception as error:
                 future.set_exception(error)
 
 
