@@ -46,7 +46,7 @@ class PlanMixin(_Base):
         given = settings.read(self.vllm_config)
         self._queue = PlannedQueue()
         self.waiting = self._queue
-        self._most_active = getattr(self, "max_num_active_reqs", self.max_num_running_reqs)
+        self._most_active: int = getattr(self, "max_num_active_reqs", None) or self.max_num_running_reqs
         """Requests that may run at once: from 0.32 on, fewer than a model runner has slots, where that is asked for."""
         self._board = BoardReader(given.paths.board)
         self._own_watermark = compat.watermark_blocks(self.kv_cache_manager)
