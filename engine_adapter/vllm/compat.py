@@ -18,6 +18,7 @@ _RELIED_ON = {
     "add_request": ("self", "request"),
     "_preempt_request": ("self", "request", "timestamp"),
     "_free_request": ("self", "request"),
+    "get_request_counts": ("self",),
 }
 
 

@@ -172,7 +172,7 @@ class Reporter:
         one_came_back, self.progress = self.progress == 1, 0
         if len(self._batch) != len(running):
             self._batch = {request.request_id for request in running}
-            unsettled.update(dict.fromkeys(self._batch, number))
+            self._unsettled = dict.fromkeys(self._batch, number)
         elif one_came_back and number > self._whole_until and number % WHOLE_EVERY_STEPS:
             return [self._living[name].request for name in unsettled]
         return running
@@ -211,6 +211,7 @@ class Reporter:
 
     def _declare_all(self) -> None:
         self._batch.clear()
+        self._unsettled.clear()
         self._heard_by = self._ring.consumer_generation
         self._ring.write(self._engine.pack())
         for living in self._living.values():

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from operator import attrgetter
+from collections.abc import Iterable
+from itertools import chain
+from operator import attrgetter, gt
 from typing import TYPE_CHECKING, Any
 
 from vllm.platforms import current_platform
@@ -44,12 +46,14 @@ class PlanMixin(_Base):
         given = settings.read(self.vllm_config)
         self._queue = PlannedQueue()
         self.waiting = self._queue
+        self._most_active: int = getattr(self, "max_num_active_reqs", None) or self.max_num_running_reqs
+        """Requests that may run at once: from 0.32 on, fewer than a model runner has slots, where that is asked for."""
         self._board = BoardReader(given.paths.board)
         self._own_watermark = compat.watermark_blocks(self.kv_cache_manager)
         self._reporter = Reporter(
             RingProducer(given.paths.events, given.event_ring_bytes),
             Engine(
-                max_running_requests=self.max_num_running_reqs,
+                max_running_requests=self._most_active,
                 kv_blocks=self.kv_cache_manager.block_pool.num_gpu_blocks,
                 kv_block_tokens=self.block_size,
                 step_token_budget=self.max_num_scheduled_tokens,
@@ -61,6 +65,8 @@ class PlanMixin(_Base):
         self._ranks: dict[str | None, float] | None = {}
         """By request id; None: still to be taken from ``_read``."""
         self._read: BoardPlan | None = None
+        self._reordered = False
+        """Whether plans have changed the batch since the engine had its own order."""
         self._steps = 0
         self._on_cpu = current_platform.is_cpu()
         self._gone: list[int] = []
@@ -78,8 +84,7 @@ class PlanMixin(_Base):
         victims = self._apply_plan() if self._pause_state == PauseState.UNPAUSED else []
         self._gone = [self._reporter.handle(victim) for victim in victims] + self._gone
         output = super().schedule(*args, **kwargs)
-        for victim in victims:
-            self._queue.restore_request(victim)
+        self._queue.release()
         self._steps += 1
         self._reporter.step(
             self._steps,
@@ -89,7 +94,7 @@ class PlanMixin(_Base):
             preempted_by_plan=len(victims),
             plan_number=self._plan_number,
             free_kv_blocks=self.kv_cache_manager.block_pool.get_num_free_blocks(),
-            waiting=len(self._queue),
+            waiting=self.get_request_counts()[1],
         )
         self._gone = []
         return output
@@ -105,6 +110,7 @@ class PlanMixin(_Base):
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         self._reporter.finished(request)
+        self._queue.forget(request.request_id)
         return super()._free_request(request, *args, **kwargs)
 
     def _apply_plan(self) -> list[Request]:
@@ -122,7 +128,8 @@ class PlanMixin(_Base):
         self._plan_number = head.number
         # vLLM's own reserve for admissions: not applied to an engine that runs nobody.
         self.kv_cache_manager.watermark_blocks = max(self._own_watermark, head.reserve_blocks)
-        admits = len(self.running) < self.max_num_running_reqs and bool(self._queue)
+        free_slots = self._free_slots()
+        admits = free_slots > 0 and bool(self._queue)
         order_matters = self._order_matters()
         victims: list[Request] = []
         if head.preemptions or admits or order_matters:
@@ -130,10 +137,14 @@ class PlanMixin(_Base):
             if newest is not None:
                 self._read, self._ranks = newest, None
                 self._queue.follow(self._reporter.request_ids(newest.handles.tolist()))
-                victims = self._preempt(newest)
+                victims = self._preempt(newest, free_slots)
         if order_matters:
             self._sort_running()
         return victims
+
+    def _free_slots(self) -> int:
+        """As vLLM counts them: a session that waits for more of its prompt keeps its slot."""
+        return self._most_active - len(self.running) - self.num_waiting_for_streaming_input
 
     def _order_matters(self) -> bool:
         """Whether blocks or the token budget may not do for all of the batch: decodes take one of either at most."""
@@ -147,40 +158,51 @@ class PlanMixin(_Base):
         self._plan_number, self._ranks, self._read = 0, {}, None
         self._queue.follow(())
         self.kv_cache_manager.watermark_blocks = self._own_watermark
-        self.running.sort(key=lambda request: request.arrival_time)
+        if self._reordered or self._queue.overtook:
+            self.running.sort(key=lambda request: request.arrival_time)
+            self._reordered = self._queue.overtook = False
         logger.info("trail: no living plan, back to the engine's own order")
 
     def _sort_running(self) -> None:
         """Best first: where KV blocks run out, vLLM evicts the last of the batch. Prefill chunks go behind decodes,
-        lest a long prompt of good rank takes the step's whole token budget."""
+        lest a long prompt of good rank takes the step's whole token budget. A batch that vLLM itself has in the plan's
+        order is left as it is."""
         if self._ranks is None and self._read is not None:
             names = self._reporter.request_ids(self._read.handles.tolist())
             self._ranks = dict(zip(names, self._read.ranks.tolist(), strict=True))
         rank_of, unranked = (self._ranks or {}).get, float("inf")
-        self.running.sort(key=lambda request: rank_of(request.request_id, unranked))
-        # Sorting is stable: among the chunks, and among the others, ranks still decide.
-        self.running.sort(key=_IS_CHUNK)
+        ranks = [rank_of(request.request_id, unranked) for request in self.running]
+        if any(map(gt, ranks, ranks[1:])):
+            self.running.sort(key=lambda request: (request.is_prefill_chunk, rank_of(request.request_id, unranked)))
+            self._reordered = True
 
-    def _preempt(self, plan: BoardPlan) -> list[Request]:
-        """Carries out those preemptions whose guard still holds and whose beneficiary still needs the place."""
+    def _preempt(self, plan: BoardPlan, free_slots: int) -> list[Request]:
+        """Carries out those preemptions whose guard still holds and whose beneficiary still needs the place, and can
+        take it: vLLM passes over a request whose LoRA adapter is one too many for the batch."""
         victims: list[Request] = []
-        free_slots = self.max_num_running_reqs - len(self.running)
+        coming: list[Request] = []
         victims_ids = self._reporter.request_ids(plan.victims.tolist())
         beneficiaries = self._reporter.request_ids(plan.beneficiaries.tolist())
-        for victim_id, only_if_age_below, beneficiary in zip(
+        for victim_id, only_if_age_below, beneficiary_id in zip(
             victims_ids, plan.guards.tolist(), beneficiaries, strict=True
         ):
             victim = self.requests.get(victim_id or "")
-            if victim is None or beneficiary not in self._queue or not self._preemptible(victim, only_if_age_below):
+            if victim is None or beneficiary_id not in self._queue or not self._preemptible(victim, only_if_age_below):
                 continue
-            if free_slots > 0 and self._fits(self.requests[beneficiary]):
+            beneficiary = self.requests[beneficiary_id]
+            if free_slots > 0 and self._fits(beneficiary) and self._adapter_fits(beneficiary, self.running, coming):
                 free_slots -= 1
+                coming.append(beneficiary)
                 continue
+            if not self._adapter_fits(beneficiary, (other for other in self.running if other is not victim), coming):
+                continue
+            coming.append(beneficiary)
             self.running.remove(victim)
             self._reporter.preempted(victim, victim.num_computed_tokens)
             super()._preempt_request(victim, time.monotonic())
-            self._queue.remove_request(victim)
+            self._queue.hold(victim)
             victims.append(victim)
+            self._reordered = True
         return victims
 
     def _preemptible(self, victim: Request, only_if_age_below: int) -> bool:
@@ -197,6 +219,13 @@ class PlanMixin(_Base):
         """Whether there are free KV blocks for the whole of ``request``."""
         free = self.kv_cache_manager.block_pool.get_num_free_blocks()
         return free * self.block_size >= request.num_tokens
+
+    def _adapter_fits(self, request: Request, running: Iterable[Request], coming: list[Request]) -> bool:
+        """Whether a batch of these may have the LoRA adapter of ``request`` too."""
+        if self.lora_config is None or request.lora_request is None:
+            return True
+        there = {other.lora_request.lora_int_id for other in chain(running, coming) if other.lora_request is not None}
+        return len(there | {request.lora_request.lora_int_id}) <= self.lora_config.max_loras
 
 
 class TrailScheduler(PlanMixin, Scheduler):

@@ -24,9 +24,9 @@ def test_the_scheduler_tests_pass_with_the_sources_of(version: str) -> None:
     if not sources(version).is_dir():
         pytest.skip("its sources are not here: make vllm-sources")
     path = os.pathsep.join([str(sources(version)), *filter(None, [os.environ.get("PYTHONPATH")])])
-    file = Path(__file__).with_name("test_vllm_scheduler.py")
+    files = [str(Path(__file__).with_name(f"test_vllm_{name}.py")) for name in ("scheduler", "differential")]
     run = subprocess.run(
-        [sys.executable, "-c", RUN, version, str(file), "-p", "no:cacheprovider"],
+        [sys.executable, "-c", RUN, version, *files, "-p", "no:cacheprovider"],
         env=os.environ | {"PYTHONPATH": path},
         cwd=Path(__file__).parents[2],
         capture_output=True,
