@@ -52,6 +52,12 @@ def parse(url: str) -> StoreUrl:
     return StoreUrl(kind, base == "rediss", nodes, unquote(master), int(db or 0), unquote(username), unquote(password))
 
 
+def without_password(url: str) -> str:
+    """For people: what stands before the hosts and what follows a question mark is left out."""
+    scheme, found, rest = url.partition("://")
+    return f"{scheme}{found}{rest.rpartition('@')[2].partition('?')[0]}"
+
+
 def _node(text: str, default_port: int) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not colon or port.endswith("]"):

@@ -8,6 +8,7 @@ from engine_adapter.agent import process
 from engine_adapter.agent.settings import AgentSettings
 from engine_adapter.ring import RingError
 from sidecar import log
+from sidecar.dial import DialError
 from sidecar.settings import load
 
 
@@ -17,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     log.configure(settings.log_level, settings.log_format)
     try:
         uvloop.run(process.run(settings))
-    except (process.StartError, RingError) as error:
+    except (process.StartError, RingError, DialError) as error:
         raise SystemExit(str(error)) from None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import prometheus_client
 import structlog
 
-from engine_adapter.agent import channel
+from engine_adapter.agent.channel import Channel
 from engine_adapter.agent.counters import Counters
 from engine_adapter.agent.epochs import EpochMint
 from engine_adapter.agent.hops import Hops
@@ -88,8 +88,8 @@ class Agent:
         living = LivingRequests(settings.max_requests, counters)
         predictions, plan_book = PredictionBook(counters), plan_book or PlanBook(counters)
         self._plans = PlanPublisher(self._board, plan_book, settings.plan_ttl_limit_ms, counters, hops)
-        self._predictor_channel = channel.connect(settings.predictor_target, settings)
-        self._scheduler_channel = channel.connect(settings.scheduler_target, settings)
+        self._predictor_channel = Channel(settings.predictor_target, settings)
+        self._scheduler_channel = Channel(settings.scheduler_target, settings)
         self._predictor = PredictorLink(
             self._predictor_channel, settings, self._epochs, ready, living, predictions, counters, hops
         )
