@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,9 @@ def site(folder: Path, redis_url: str, *, client_certificates: bool = False, **f
     scheduler = ServiceProcess("scheduler_service.main", **shared)
     with contextlib.ExitStack() as ends:
         for each in (predictor, scheduler):
-            each.start()
             ends.callback(each.kill)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(ServiceProcess.start, (predictor, scheduler)))
         yield Site(folder, authority, predictor, scheduler)
 
 
@@ -106,7 +108,8 @@ class Rpc:
         """How a call of the client ends; OK where it is answered."""
         with credentials.channel(self.address) as channel:
             # On the wire a unary call is a stream of one message.
-            call = channel.stream_stream(self.path)(iter([self.request]), timeout=DEADLINE_S)
+            method: Any = channel.stream_stream(self.path)
+            call = method(iter([self.request]), timeout=DEADLINE_S)
             try:
                 next(call, None)
             except grpc.RpcError as error:
@@ -129,7 +132,7 @@ def rpcs(address: str, credentials: Credentials) -> list[Rpc]:
 
 
 def _request(descriptor: Any) -> bytes:
-    message = message_factory.GetMessageClass(descriptor)()
+    message: Any = message_factory.GetMessageClass(descriptor)()
     if "engine_id" in descriptor.fields_by_name:
         message.engine_id = ENGINE
     if "open" in descriptor.fields_by_name:
