@@ -1,5 +1,6 @@
 """``python -m engine_adapter.agent``."""
 
+import os
 from collections.abc import Sequence
 
 import uvloop
@@ -16,6 +17,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the agent until it is told to end; a start that cannot be exits with one line."""
     settings = load(AgentSettings, argv)
     log.configure(settings.log_level, settings.log_format)
+    # What lies beside an engine is for its user alone.
+    os.umask(0o077)
     try:
         uvloop.run(process.run(settings))
     except (process.StartError, RingError, DialError) as error:

@@ -278,11 +278,16 @@ def top(context: typer.Context) -> None:
 
 @app.command(context_settings=PASS_ON)
 def predictor(context: typer.Context) -> None:
-    """Runs the predictor service (--help lists its settings). `check ARTEFACT`: tells what it is and if it is good."""
+    """Runs the predictor service (--help lists its settings). `check ARTEFACT`: tells what it is and if it is good;
+    `sign ARTEFACT`: signs it."""
     if context.args[:1] == ["check"]:
         from predictor_service.check import app as check
 
         check(context.args[1:], prog_name="trail predictor check")
+    elif context.args[:1] == ["sign"]:
+        from predictor_service.sign import app as sign
+
+        sign(context.args[1:], prog_name="trail predictor sign")
     else:
         from predictor_service.main import main
 
