@@ -311,6 +311,25 @@ def agent(context: typer.Context) -> None:
 
 
 @app.command()
+def token(
+    name: Annotated[str, typer.Argument(help="Of the client that the token makes known.")],
+    out: Annotated[Path, typer.Option(help="New file for the token, for you alone.")],
+    engine: Annotated[
+        list[str] | None, typer.Option(help="An engine that the client may use, or a pattern, as team-a-*.")
+    ] = None,
+    admin: Annotated[bool, typer.Option(help="The client may change policies and run experiments.")] = False,
+) -> None:
+    """Makes a bearer token; prints what belongs into the services' access file, which knows only its hash."""
+    from sidecar.cli.token import new_token
+
+    try:
+        typer.echo(new_token(name, out, engine or [], admin=admin))
+    except OSError as error:
+        typer.echo(f"trail token: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
 def health(
     targets: Annotated[
         list[str],
