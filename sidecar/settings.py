@@ -56,7 +56,7 @@ class ServerSettings(BaseSettings):
     unprotected: bool = Field(default=False, validate_default=True)
     """Listen on other addresses than loopback without TLS or access_file: where the network itself keeps others out."""
     metrics_host: str = "127.0.0.1"
-    """Address of the Prometheus endpoint, which is plain text and tells everybody names of engines and tenants."""
+    """Address of the Prometheus endpoint, which is plain text and tells everybody names of engines and models."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """TCP port of the Prometheus endpoint; 0: off."""
     max_connection_age_s: float = Field(default=0.0, ge=0, allow_inf_nan=False)
