@@ -42,7 +42,7 @@ def model(of: onnx.GraphProto, *domains: str, functions: Sequence[onnx.FunctionP
     imports = [helper.make_opsetid("", 17), *(helper.make_opsetid(domain, 1) for domain in domains)]
     made = helper.make_model(of, opset_imports=imports, functions=functions)
     made.ir_version = 9
-    return made.SerializeToString()
+    return bytes(made.SerializeToString())
 
 
 def add(weight: str = "w") -> NodeProto:

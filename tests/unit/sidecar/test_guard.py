@@ -44,7 +44,7 @@ async def _pump(_: Any, context: Any) -> None:
         await context.write(message)
 
 
-HANDLERS = {
+HANDLERS: dict[str, Any] = {
     "Twice": grpc.unary_unary_rpc_method_handler(_twice),
     "Each": grpc.unary_stream_rpc_method_handler(_each),
     "Joined": grpc.stream_unary_rpc_method_handler(_joined),
@@ -66,7 +66,7 @@ def guard(tmp_path: Path) -> Guard:
 
 
 @asynccontextmanager
-async def served(guard: Guard) -> AsyncIterator[grpc.aio.Channel]:
+async def served(guard: Guard) -> AsyncIterator[Any]:
     running = grpc.aio.server(interceptors=[guard])
     running.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", HANDLERS),))
     port = running.add_insecure_port("127.0.0.1:0")
