@@ -19,6 +19,7 @@ from tests.deploy.processes import Container, Machine, Processes, of_compose, of
 from tests.deploy.test_chart import containers, pods
 from tests.deploy.tools import DEPLOY, ROOT, flags_of, rendered, variants
 from tests.integration.certificates import Authority
+from tests.patience import PATIENCE_S
 from trail.v1 import predictor_pb2, predictor_pb2_grpc, scheduler_pb2, scheduler_pb2_grpc
 
 MODELS = ROOT / "predictor_service" / "models"
@@ -108,13 +109,12 @@ def test_with_tls_and_tokens_the_chart_s_own_probes_get_through_and_strangers_do
         dialled = {name: here.here(engine[f"TRAIL_AGENT_{name}"]) for name in ("TLS_CA_FILE", "TOKEN_FILE")}
         server_name, address = engine["TRAIL_AGENT_TLS_SERVER_NAME"], here.here("predictor:50061")
         roots, token_file = Path(dialled["TLS_CA_FILE"]), Path(dialled["TOKEN_FILE"])
+        request, patient = predictor_pb2.GetModelRequest(), {"timeout": PATIENCE_S}
         with Credentials(roots, server_name=server_name, token_file=token_file).channel(address) as channel:
-            assert predictor_pb2_grpc.PredictorServiceStub(channel).GetModel(
-                predictor_pb2.GetModelRequest(), timeout=30
-            )
+            assert predictor_pb2_grpc.PredictorServiceStub(channel).GetModel(request, **patient).model.name
         with Credentials(roots, server_name=server_name).channel(address) as channel:
             with pytest.raises(grpc.RpcError) as refused:
-                predictor_pb2_grpc.PredictorServiceStub(channel).GetModel(predictor_pb2.GetModelRequest(), timeout=30)
+                predictor_pb2_grpc.PredictorServiceStub(channel).GetModel(request, **patient)
             assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 

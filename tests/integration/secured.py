@@ -17,12 +17,13 @@ from sidecar.dial import Credentials
 from tests import artefacts
 from tests.integration.certificates import Authority, Signed
 from tests.integration.service_process import ServiceProcess
+from tests.patience import PATIENCE_S
 
 ENGINE = "a-1"
 """Of tenant a."""
 ADMIN, TENANT_A, TENANT_B, NOBODY = "admin", "a", "b", "nobody"
 TOKENS = {name: f"{name}-0f2c7f5ec4b94bd68a" for name in (ADMIN, TENANT_A, TENANT_B, NOBODY)}
-DEADLINE_S = 60.0
+DEADLINE_S = PATIENCE_S
 _ENGINES = {TENANT_A: ["a-*"], TENANT_B: ["b-*"]}
 
 

@@ -25,6 +25,7 @@ from tests.integration.secured import (
     site,
     until,
 )
+from tests.patience import PATIENCE_S
 from trail.v1 import engine_pb2, predictor_pb2, predictor_pb2_grpc, scheduler_pb2, scheduler_pb2_grpc
 
 OPEN = {"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/List"}
@@ -147,7 +148,7 @@ def test_a_stream_ends_once_its_client_is_taken_off_the_list(secured: Site) -> N
                 asked.wait(0.05)
 
         asked = threading.Event()
-        call = scheduler_pb2_grpc.SchedulerServiceStub(channel).Coordinate(messages(), timeout=60)
+        call = scheduler_pb2_grpc.SchedulerServiceStub(channel).Coordinate(messages(), timeout=PATIENCE_S)
         assert next(call).opened.epoch == epoch
         secured.access_file.write_text(access_toml(without=TENANT_A))
         try:

@@ -12,6 +12,7 @@ from tests.conftest import Valkey
 from tests.integration.agent_harness import AgentProcess, Harness
 from tests.integration.certificates import Authority, Signed
 from tests.integration.secured import TENANT_A, TOKENS, Site, site, until
+from tests.patience import PATIENCE_S
 from trail.v1 import predictor_pb2, predictor_pb2_grpc
 
 DIM = 16
@@ -23,7 +24,7 @@ NEW_TOKEN = "another-token-7d1c"  # noqa: S105 - of a service that lives as long
 def names(made: Site, credentials: Credentials) -> list[str]:
     with credentials.channel(made.predictor.target) as channel:
         stub = predictor_pb2_grpc.PredictorServiceStub(channel)
-        answer = stub.ListModels(predictor_pb2.ListModelsRequest(), timeout=60)
+        answer = stub.ListModels(predictor_pb2.ListModelsRequest(), timeout=PATIENCE_S)
         return [model.name for model in answer.models]
 
 
@@ -51,7 +52,7 @@ def test_a_service_takes_new_certificates_and_connections_that_are_open_stay(
         assert refused(made, after)
         with before.channel(made.predictor.target) as channel:
             stub = predictor_pb2_grpc.PredictorServiceStub(channel)
-            assert stub.ListModels(predictor_pb2.ListModelsRequest(), timeout=60).models
+            assert stub.ListModels(predictor_pb2.ListModelsRequest(), timeout=PATIENCE_S).models
             # Half of a pair is not taken, and what was there goes on.
             new = others.sign("server")
             shutil.copy(new.certificate, serving)
@@ -60,7 +61,7 @@ def test_a_service_takes_new_certificates_and_connections_that_are_open_stay(
             shutil.copy(new.key, serving.with_suffix(".key"))
             assert names(made, after) == ["tiny"]
             assert refused(made, before)
-            assert stub.ListModels(predictor_pb2.ListModelsRequest(), timeout=60).models
+            assert stub.ListModels(predictor_pb2.ListModelsRequest(), timeout=PATIENCE_S).models
 
 
 async def test_an_agent_goes_on_with_new_certificates_and_a_new_token(tmp_path: Path, valkey_session: Valkey) -> None:

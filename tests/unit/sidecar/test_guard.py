@@ -14,6 +14,7 @@ from sidecar.guard import Guard
 from sidecar.health import Health
 from sidecar.permissions import RULES, Need, Rule
 from sidecar.settings import ServerSettings
+from tests.patience import PATIENCE_S
 from tests.unit.sidecar.test_access import FILE, TOKEN, digest, written
 from trail.v1 import predictor_pb2
 
@@ -137,7 +138,7 @@ async def test_a_client_that_only_listens_is_cut_off_once_it_is_off_the_list(gua
             while await call.read() is not grpc.aio.EOF:
                 pass
 
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             assert await code(to_the_end()) is grpc.StatusCode.UNAUTHENTICATED
 
 
