@@ -109,12 +109,12 @@ def test_with_tls_and_tokens_the_chart_s_own_probes_get_through_and_strangers_do
         dialled = {name: here.here(engine[f"TRAIL_AGENT_{name}"]) for name in ("TLS_CA_FILE", "TOKEN_FILE")}
         server_name, address = engine["TRAIL_AGENT_TLS_SERVER_NAME"], here.here("predictor:50061")
         roots, token_file = Path(dialled["TLS_CA_FILE"]), Path(dialled["TOKEN_FILE"])
-        request, patient = predictor_pb2.GetModelRequest(), {"timeout": PATIENCE_S}
+        request = predictor_pb2.GetModelRequest()
         with Credentials(roots, server_name=server_name, token_file=token_file).channel(address) as channel:
-            assert predictor_pb2_grpc.PredictorServiceStub(channel).GetModel(request, **patient).model.name
+            assert predictor_pb2_grpc.PredictorServiceStub(channel).GetModel(request, timeout=PATIENCE_S).model.name
         with Credentials(roots, server_name=server_name).channel(address) as channel:
             with pytest.raises(grpc.RpcError) as refused:
-                predictor_pb2_grpc.PredictorServiceStub(channel).GetModel(request, **patient)
+                predictor_pb2_grpc.PredictorServiceStub(channel).GetModel(request, timeout=PATIENCE_S)
             assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
