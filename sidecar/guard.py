@@ -103,7 +103,7 @@ class _Call:
         return message
 
     async def write(self, message: Any) -> None:
-        if self._checked is not None and self._checked is not self._guard.access:
+        if self._checked is not self._guard.access:
             self._check()
         await self._context.write(message)
 
