@@ -5,7 +5,7 @@ READY  := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint vllm-sources bench-loop proto lock clean
+.PHONY: help setup demo test lint vllm-sources bench-loop audit proto lock clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,12 @@ vllm-sources: $(READY)  ## Fetches the oldest and newest supported vLLM's source
 
 bench-loop: $(READY)  ## Times the loop from hidden states to plan, without an engine (about 6 minutes)
 	python -m benchmarks.loop --out out/bench/loop.json
+
+# Tools of their own, so that they are not in what they list.
+audit: $(READY)  ## Known vulnerabilities of what is pinned, and a bill of materials: out/audit
+	$(PYTHON) -m venv out/audit/tools
+	out/audit/tools/bin/pip install --quiet pip-audit==2.10.1 cyclonedx-bom==7.5.0
+	python -m deploy.audit --tools out/audit/tools/bin --python $(BIN)/python
 
 proto: $(READY)  ## Generates trail.v1 from the contract
 	proto/generate.sh

@@ -180,7 +180,7 @@ def _prompt_stages(work: Path, responses: Responses, cap: int) -> dict[str, Any]
         if folder.name == "paper":
             continue
         about = json.loads((folder / "about.json").read_text())
-        with np.load(folder / "probabilities.npz") as stored:
+        with np.load(folder / "probabilities.npz", allow_pickle=False) as stored:
             said = stored["test"].astype(np.float64)
         edges = log_edges(said.shape[1], FIRST_BIN_TOKENS, cap)
         bins = Bins(edges.astype(np.float64), representatives(responses.lengths[learnt], edges))
@@ -200,7 +200,7 @@ def _floors(work: Path, responses: Responses) -> dict[str, Any]:
     most = tests[np.isin(responses.prompt[tests], prompts[count == count.max()])]
     found: dict[str, Any] = {"prompt": prompt_floor(responses, most)}
     if (work / "noise.npz").exists():
-        with np.load(work / "noise.npz") as stored:
+        with np.load(work / "noise.npz", allow_pickle=False) as stored:
             _, request = np.unique(stored["response"], return_inverse=True)
             found["remaining"] = floor(stored["remaining"].astype(np.float64), request)
     return found

@@ -15,8 +15,10 @@ import numpy as np
 from benchmarks.timing import Budget
 from sidecar import vectors
 from sidecar.cli.stack import running_stack
+from sidecar.dial import Credentials
 from trail.v1 import engine_pb2, predictor_pb2, predictor_pb2_grpc
 
+PLAIN = Credentials()
 WARM_UP_STEPS = 5
 PROMPT_TOKENS = 32
 ANSWER_TIMEOUT_S = 20.0
@@ -38,7 +40,15 @@ def service(models: Path, log: Path) -> Iterator[str]:
 
 
 async def step_times(
-    address: str, model: str, *, dim: int, rows: int, budget: Budget, seed: int = 0, engine: str = ""
+    address: str,
+    model: str,
+    *,
+    dim: int,
+    rows: int,
+    budget: Budget,
+    seed: int = 0,
+    engine: str = "",
+    credentials: Credentials = PLAIN,
 ) -> list[float]:
     """Microseconds from writing a message of `rows` decode rows to having read its answer, one at a time.
 
@@ -47,8 +57,8 @@ async def step_times(
     """
     hidden = np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float16)
     packed = vectors.pack(hidden, FLOAT16)
-    async with grpc.aio.insecure_channel(address) as channel:
-        call = predictor_pb2_grpc.PredictorServiceStub(channel).StreamPredict()
+    async with credentials.aio_channel(address) as channel:
+        call = predictor_pb2_grpc.PredictorServiceStub(channel).StreamPredict(metadata=credentials.metadata())
         await _exchange(call, predictor_pb2.StreamPredictRequest(open=opening(model, dim, rows, engine)))
         numbers = itertools.count(1)
 

@@ -11,13 +11,15 @@ import os
 import stat
 from pathlib import Path
 
+from engine_adapter.paths import private_folder
+
 
 class Bell:
     """The side that is called; `fileno` becomes readable when somebody rang."""
 
     def __init__(self, path: Path) -> None:
         """Raises OSError where something else lies at `path`, or it belongs to another user."""
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(path.parent)
         with contextlib.suppress(FileExistsError):
             os.mkfifo(path, 0o600)
         # For writing too: without a writer a pipe would be readable all the time, for its end is.

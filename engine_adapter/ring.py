@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from engine_adapter.bell import Ringer
+from engine_adapter.paths import private_folder
 
 MAGIC = 0x324C_4941_5254  # "TRAIL2"
 HEADER_BYTES = 64 * 8
@@ -40,8 +41,9 @@ def create_private_file(path: Path, size_bytes: int, header: bytes) -> None:
 
     Raises:
         OSError: there is no room for it.
+        FolderError: others could reach into the folder.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(path.parent)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         # All of it now: a sparse file in a full shared memory would kill the process at its first write (SIGBUS).

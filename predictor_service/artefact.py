@@ -10,9 +10,10 @@ from typing import Any
 import grpc
 import numpy as np
 import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import ValidationError
 
-from predictor_service import projected, prompt_stage
+from predictor_service import projected, prompt_stage, signature
 from predictor_service.bins import Bins
 from predictor_service.classifier import CPU, Classifier, Graph, load_graph
 from predictor_service.manifest import Manifest
@@ -75,11 +76,15 @@ class Artefact:
         return self.projected.head
 
 
-def load(folder: Path, *, threads: int = 1, int8: bool = True) -> Artefact:
+def load(folder: Path, *, threads: int = 1, int8: bool = True, signed_by: Ed25519PublicKey | None = None) -> Artefact:
     """Reads and checks manifest, hashes, shapes and the canary; on a CPU the classifier is the one in eight bits where
-    there is one, unless `int8` forbids it. Raises ArtefactError."""
+    there is one, unless `int8` forbids it. With `signed_by`, nothing is looked at before the signature. Raises
+    ArtefactError."""
     try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+        said = (folder / MANIFEST).read_bytes()
+        if signed_by is not None:
+            signature.check(said, folder, signed_by)
+        manifest = Manifest.model_validate_json(said)
         model = _graph(folder / "model.onnx", manifest.files.model, threads)
         # Small runs (0.6 ms for 64 tokens on one core), which nothing binds: the GPU is left to the classifier.
         prompt = _graph(folder / "prompt.onnx", manifest.files.prompt, threads, providers=[CPU])

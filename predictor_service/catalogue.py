@@ -5,6 +5,7 @@ from pathlib import Path
 
 import grpc
 import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from predictor_service import metrics
 from predictor_service.artefact import MANIFEST, Artefact, ArtefactError, load
@@ -21,10 +22,19 @@ class Catalogue:
     and keeps its layers: engines are tapping them. Without a `default` the first name that was found is it.
     """
 
-    def __init__(self, folders: Sequence[Path], *, default: str = "", threads: int = 1, int8: bool = True) -> None:
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        *,
+        default: str = "",
+        threads: int = 1,
+        int8: bool = True,
+        signed_by: Ed25519PublicKey | None = None,
+    ) -> None:
+        """`signed_by`: artefacts without its signature are bad ones."""
         self._folders = folders
         self._default = default
-        self._threads, self._int8 = threads, int8
+        self._threads, self._int8, self._signed_by = threads, int8, signed_by
         self._artefacts: dict[str, Artefact] = {}
         self._holds: dict[Path, str] = {}
         self._read: dict[Path, Fingerprint] = {}
@@ -117,7 +127,7 @@ class Catalogue:
         """Serves the artefact in `folder` from now on; or why not."""
         self._taken_names.pop(folder, None)
         try:
-            artefact = read(folder, threads=self._threads, int8=self._int8)
+            artefact = read(folder, threads=self._threads, int8=self._int8, signed_by=self._signed_by)
         except ArtefactError as error:
             return str(error)
         problem = self._clash(folder, artefact)
@@ -162,10 +172,10 @@ class Catalogue:
         self._told_problem = problem
 
 
-def read(folder: Path, *, threads: int = 1, int8: bool = True) -> Artefact:
+def read(folder: Path, *, threads: int = 1, int8: bool = True, signed_by: Ed25519PublicKey | None = None) -> Artefact:
     """As `artefact.load`, where a graph can also load and fail in its first run, by whatever exception."""
     try:
-        return load(folder, threads=threads, int8=int8)
+        return load(folder, threads=threads, int8=int8, signed_by=signed_by)
     except ArtefactError:
         raise
     except Exception as error:

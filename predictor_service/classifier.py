@@ -15,6 +15,7 @@ import structlog
 from predictor_service import metrics
 from predictor_service.bins import Array
 from predictor_service.cuda import OUTPUT, BoundRun, Matrix
+from predictor_service.onnx_file import check_self_contained
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _BOUND_TOLERANCE = 1e-3
@@ -28,6 +29,7 @@ class Graph:
 
     def __init__(self, content: bytes, *, threads: int, providers: Sequence[Any] = ()) -> None:
         """`providers` in ONNX Runtime's form; by default CUDA where there is one, then the CPU."""
+        check_self_contained(content)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

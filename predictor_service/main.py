@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 import grpc
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from predictor_service import signature
 from predictor_service.admission import Admission
 from predictor_service.arms import Arms
 from predictor_service.availability import COMPONENT as STORE
@@ -47,6 +49,7 @@ async def _serve(settings: PredictorSettings, tracing: Tracing, ready: Callable[
         default=settings.default_model,
         threads=settings.model_threads,
         int8=settings.model_int8,
+        signed_by=_signer(settings),
     )
     recorder = _recorder(settings)
     admission = Admission(most_rows_per_s=settings.max_rows_per_s, most_queue_ms=settings.max_queue_ms)
@@ -97,6 +100,15 @@ async def _serve(settings: PredictorSettings, tracing: Tracing, ready: Callable[
             await stop(background)
             if recorder is not None:
                 await asyncio.to_thread(recorder.close)
+
+
+def _signer(settings: PredictorSettings) -> Ed25519PublicKey | None:
+    if settings.model_public_key_file is None:
+        return None
+    try:
+        return signature.public_key(settings.model_public_key_file)
+    except ValueError as error:
+        raise server.StartError(f"predictor: model_public_key_file {error}") from None
 
 
 def _recorder(settings: PredictorSettings) -> Recorder | None:

@@ -123,7 +123,8 @@ class Recorder:
 
     def _run(self) -> None:
         try:
-            self._settings.folder.mkdir(parents=True, exist_ok=True)
+            # Hidden states and prompts: for nobody else.
+            self._settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._written_bytes = sum(path.stat().st_size for path in self._settings.folder.rglob("*.npz"))
             self._record()
         except _Full as full:
@@ -181,7 +182,7 @@ class Recorder:
         if self._written_bytes + recording.size_bytes > self._settings.max_bytes:
             raise _Full(f"record_max_bytes {self._settings.max_bytes} reached")
         path = self._settings.folder / file_name(recording.origin)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         save_npz(path, recording.take(), compressed=False)
         self._written_bytes += path.stat().st_size
 

@@ -74,6 +74,8 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
             await abort(context, error)
         finally:
             pump.cancel()
+            # Its client may have hung up just when it was writing, and nobody asks any more.
+            pump.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
             self._engines.close(stream)
 
     async def _pump(self, context: Context, stream: Stream) -> None:

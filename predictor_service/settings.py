@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, FilePath, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from sidecar.settings import ServerSettings
@@ -19,6 +19,8 @@ class PredictorSettings(ServerSettings):
     """Folder of a model artefact, or of several, one a folder; may be given more than once."""
     default_model: str = ""
     """Artefact for streams that name none; empty: the first by name when the service starts."""
+    model_public_key_file: FilePath | None = None
+    """Public key (Ed25519, PEM) by which artefacts must be signed (`trail predictor sign`); none: none need be."""
     model_poll_s: float = Field(default=10.0, ge=0)
     """Seconds between looks at the model folders for new artefacts; 0: only on SIGHUP."""
     canary_model: str = ""

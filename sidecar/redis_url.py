@@ -28,7 +28,7 @@ class StoreUrl:
 
 
 def parse(url: str) -> StoreUrl:
-    """Raises ValueError with what would be right."""
+    """Raises ValueError with what would be right, and without the URL: there may be a password in any part of it."""
     scheme, found, rest = url.partition("://")
     if found and scheme == "unix":
         return StoreUrl("single")
@@ -44,12 +44,18 @@ def parse(url: str) -> StoreUrl:
     nodes = tuple(_node(each, _DEFAULT_PORT[kind]) for each in hosts.split(","))
     master, _, db = path.partition("/")
     if kind == "cluster" and path.strip("/"):
-        raise ValueError(f"a cluster has no {path!r}: leave out what follows its addresses")
+        raise ValueError("a cluster has no numbered databases: leave out what follows its addresses")
     if kind == "sentinel" and not master:
         raise ValueError("the name of the master is missing: redis+sentinel://HOST:PORT,HOST:PORT/NAME")
     if db and not db.isdigit():
-        raise ValueError(f"{db!r} is no number of a database")
+        raise ValueError("what follows the last / is no number of a database")
     return StoreUrl(kind, base == "rediss", nodes, unquote(master), int(db or 0), unquote(username), unquote(password))
+
+
+def without_password(url: str) -> str:
+    """For people: what stands before the hosts and what follows a question mark is left out."""
+    scheme, found, rest = url.partition("://")
+    return f"{scheme}{found}{rest.rpartition('@')[2].partition('?')[0]}"
 
 
 def _node(text: str, default_port: int) -> tuple[str, int]:
@@ -58,5 +64,5 @@ def _node(text: str, default_port: int) -> tuple[str, int]:
         host, port = text, str(default_port)
     host = host.strip("[]")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError(f"{text!r} is no HOST:PORT")
+        raise ValueError("one of its addresses is no HOST:PORT; in a password, / is %2F and @ is %40")
     return host, int(port)

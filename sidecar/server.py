@@ -1,4 +1,4 @@
-"""The life of a gRPC server: bind, serve with health, reflection and metrics, drain, stop."""
+"""The life of a gRPC server: bind, ask who calls, serve with health, reflection and metrics, drain, stop."""
 
 import asyncio
 import contextlib
@@ -9,14 +9,19 @@ import grpc
 import prometheus_client
 import structlog
 import uvloop
+from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as grpc_health_aio
 from grpc_reflection.v1alpha import reflection
 
-from sidecar import stream_age
+from sidecar import permissions, stream_age
+from sidecar.access import AccessError
+from sidecar.guard import Guard
 from sidecar.health import Health
 from sidecar.settings import ServerSettings
+from sidecar.stopping import stop as stop_all
 from sidecar.stopping import until_told
+from sidecar.tls import ServerTls, TlsError
 
 
 class StartError(RuntimeError):
@@ -44,22 +49,31 @@ async def run(
 
     `add_services` registers servicers and returns their full names. `ready` is told the bound port.
     At the end: health says NOT_SERVING, `drain` runs, and calls have `drain_timeout_s` to finish.
-    Raises StartError when an address is taken.
+    Raises StartError when an address is taken, certificates or access file cannot be used, or a method has no rule.
     """
     log = structlog.get_logger(name)
-    server = grpc.aio.server(options=_options(settings))
+    guard = _guard(name, settings)
+    server = grpc.aio.server(options=_options(settings), interceptors=[guard] if guard else [])
     services = list(add_services(server))
     health_servicer = grpc_health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    reflection.enable_server_reflection(
-        (*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
-    )
+    offered = (*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(offered, server)
+    _all_have_rules(name, offered)
     port = _bind(name, server, settings)
     stop = asyncio.Event()
     with _metrics(name, settings), until_told(stop, exit_with_parent=settings.exit_with_parent):
         await server.start()
-        reporting = asyncio.create_task(health.report(health_servicer, services))
-        log.info("ready", address=f"{settings.host}:{port}", services=services)
+        background = [asyncio.create_task(health.report(health_servicer, services))]
+        if guard is not None:
+            background.append(asyncio.create_task(guard.watch()))
+        log.info(
+            "ready",
+            address=f"{settings.host}:{port}",
+            services=services,
+            tls=settings.tls_files is not None,
+            access_control=guard is not None,
+        )
         if ready is not None:
             ready(port)
         try:
@@ -70,7 +84,7 @@ async def run(
                 await drain()
             await server.stop(settings.drain_timeout_s)
         finally:
-            reporting.cancel()
+            await stop_all(background)
             await server.stop(0)
         log.info("stopped")
 
@@ -91,10 +105,33 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
     ]
 
 
+def _guard(name: str, settings: ServerSettings) -> Guard | None:
+    """None: nobody is asked who he is."""
+    if settings.access_file is None:
+        return None
+    try:
+        return Guard(settings.access_file)
+    except AccessError as error:
+        raise StartError(f"{name}: {error}") from None
+
+
+def _all_have_rules(name: str, services: Sequence[str]) -> None:
+    """Also where nobody is asked: whoever adds a method must not find out later."""
+    pool = descriptor_pool.Default()
+    methods = (f"/{each}/{method.name}" for each in services for method in pool.FindServiceByName(each).methods)
+    if forgotten := permissions.without_rule(methods):
+        raise StartError(f"{name}: sidecar/permissions.py has no rule for {', '.join(forgotten)}")
+
+
 def _bind(name: str, server: grpc.aio.Server, settings: ServerSettings) -> int:
     address = f"{settings.host}:{settings.port}"
     try:
-        port = server.add_insecure_port(address)
+        if settings.tls_files is not None:
+            port = server.add_secure_port(address, ServerTls(settings.tls_files).credentials())
+        else:
+            port = server.add_insecure_port(address)
+    except TlsError as error:
+        raise StartError(f"{name}: {error}") from None
     except RuntimeError:
         port = 0
     if port == 0:
@@ -109,9 +146,9 @@ def _metrics(name: str, settings: ServerSettings) -> Iterator[None]:
         return
     # When each series began: twice as many series, and nobody asks.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
-    address = f"{settings.host}:{settings.metrics_port}"
+    address = f"{settings.metrics_host}:{settings.metrics_port}"
     try:
-        http, thread = prometheus_client.start_http_server(settings.metrics_port, settings.host)
+        http, thread = prometheus_client.start_http_server(settings.metrics_port, settings.metrics_host)
     except OSError as error:
         raise StartError(f"{name}: cannot serve metrics on {address}: {error.strerror}") from None
     try:

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -17,11 +17,16 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from sidecar.addresses import is_loopback
 from sidecar.redis import Access
 from sidecar.redis_url import parse
+from sidecar.tls import TlsFiles
 from sidecar.tracing import needs_extra
 
 S = TypeVar("S", bound=BaseSettings)
+
+_SECRETIVE = ("password", "secret", "token", "url")
+"""Settings whose name has one of these in it are never shown."""
 
 
 def _store_url(url: str) -> str:
@@ -37,9 +42,21 @@ class ServerSettings(BaseSettings):
     config: Path | None = None
     """TOML file with any of these settings."""
     host: str = "127.0.0.1"
-    """Address to listen on."""
+    """Address to listen on; any but loopback needs tls_cert_file, tls_key_file and access_file, or unprotected."""
     port: int = Field(ge=0, le=65535)
     """TCP port of the gRPC server; 0: any free one."""
+    tls_cert_file: FilePath | None = None
+    """Certificate of this server (PEM), read again when it changes; none: plain text."""
+    tls_key_file: FilePath | None = Field(default=None, validate_default=True)
+    """Private key of tls_cert_file (PEM)."""
+    tls_client_ca_file: FilePath | None = None
+    """Certificates that clients' must be signed by (PEM); none: clients show none, and are known by tokens."""
+    access_file: FilePath | None = Field(default=None, validate_default=True)
+    """Clients and what each may do (TOML, docs/security.md), read again when it changes; none: everybody everything."""
+    unprotected: bool = Field(default=False, validate_default=True)
+    """Listen on other addresses than loopback without TLS or access_file: where the network itself keeps others out."""
+    metrics_host: str = "127.0.0.1"
+    """Address of the Prometheus endpoint, which is plain text and tells everybody names of engines and models."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """TCP port of the Prometheus endpoint; 0: off."""
     max_connection_age_s: float = Field(default=0.0, ge=0, allow_inf_nan=False)
@@ -58,7 +75,7 @@ class ServerSettings(BaseSettings):
     """Least severity that is logged."""
     log_format: Literal["json", "console"] = "json"
     """Log lines for machines or for people."""
-    redis_url: Annotated[str, AfterValidator(_store_url)] = "redis://127.0.0.1:6379/0"
+    redis_url: Annotated[str, AfterValidator(_store_url), Field(repr=False)] = "redis://127.0.0.1:6379/0"
     """Store: redis://host:port/db, unix:///path.sock, redis+sentinel://host:port,host:port/name or
     redis+cluster://host:port,host:port; rediss instead of redis: TLS."""
     redis_username: str = ""
@@ -90,11 +107,42 @@ class ServerSettings(BaseSettings):
             self.redis_key_file,
         )
 
-    @field_validator("redis_key_file")
+    @property
+    def tls_files(self) -> TlsFiles | None:
+        """None: plain text."""
+        if self.tls_cert_file is None or self.tls_key_file is None:
+            return None
+        return TlsFiles(self.tls_cert_file, self.tls_key_file, self.tls_client_ca_file)
+
+    @field_validator("redis_key_file", "tls_key_file")
     @classmethod
     def _of_a_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        if (value is None) != (info.data.get("redis_cert_file") is None):
-            raise ValueError("redis_cert_file and redis_key_file belong together: give both or none")
+        certificate = str(info.field_name).replace("key", "cert")
+        if (value is None) != (info.data.get(certificate) is None):
+            raise ValueError(f"{certificate} and {info.field_name} belong together: give both or none")
+        return value
+
+    @field_validator("access_file")
+    @classmethod
+    def _says_who_clients_are(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if info.data.get("tls_client_ca_file") is None:
+            return value
+        if info.data.get("tls_cert_file") is None:
+            raise ValueError("tls_client_ca_file needs tls_cert_file: without TLS nobody shows a certificate")
+        if value is None:
+            raise ValueError("tls_client_ca_file needs access_file: it says what each client may do")
+        return value
+
+    @field_validator("unprotected")
+    @classmethod
+    def _or_nobody_else_can_reach_it(cls, value: bool, info: ValidationInfo) -> bool:
+        host, named = info.data.get("host", ""), ("tls_cert_file", "tls_key_file", "access_file")
+        missing = [name for name in named if name in info.data and info.data[name] is None]
+        if missing and not value and not is_loopback(host):
+            raise ValueError(
+                f"host {host} can be reached by others: give {', '.join(missing)}, or --unprotected where the network "
+                "itself keeps strangers out (docs/security.md)"
+            )
         return value
 
 
@@ -111,11 +159,17 @@ def load(settings_class: type[S], argv: Sequence[str] | None = None) -> S:
     except ValidationError as error:
         for problem in error.errors():
             name = ".".join(str(part) for part in problem["loc"])
-            print(f"setting {name}: {problem['msg']} (got {problem.get('input')!r})", file=sys.stderr)
+            print(f"setting {name}: {problem['msg']}{_got(name, problem)}", file=sys.stderr)
         raise SystemExit(2) from None
     except (OSError, tomllib.TOMLDecodeError) as error:
         print(f"config file: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _got(name: str, problem: Mapping[str, Any]) -> str:
+    """What was given, unless it may be a secret, or the secret of a name that was misspelt."""
+    told = problem["type"] not in ("extra_forbidden", "value_error") and not any(part in name for part in _SECRETIVE)
+    return f" (got {problem.get('input')!r})" if told else ""
 
 
 def _config_path(settings_class: type[BaseSettings], argv: Sequence[str]) -> str | None:

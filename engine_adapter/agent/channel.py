@@ -1,20 +1,55 @@
 """The gRPC channel to a service."""
 
+import asyncio
+
 import grpc
+import structlog
 
 from engine_adapter.agent.settings import AgentSettings
 from sidecar import targets
+from sidecar.dial import DialError
 
 
-def connect(target: str, settings: AgentSettings) -> grpc.aio.Channel:
-    """A channel that spreads its calls over all replicas behind `target`, notices a dead peer by itself, and tries
-    again as often as the links do.
+class Channel:
+    """Spreads its calls over all replicas behind `target`, notices a dead peer by itself, and tries again as often as
+    the links do.
 
-    Its pings come no more often than the services allow; the links' own timeouts are the faster ones.
+    Its pings come no more often than the services allow; the links' own timeouts are the faster ones. New certificates
+    are for the streams that are opened once they lie there.
     """
-    channel = grpc.aio.insecure_channel(
-        targets.target(target),
-        options=[
+
+    def __init__(self, target: str, settings: AgentSettings) -> None:
+        """Raises DialError."""
+        self._target, self._settings, self._credentials = targets.target(target), settings, settings.credentials
+        self._seen = self._credentials.fingerprint
+        self._channel = self._open()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def current(self) -> grpc.aio.Channel:
+        """The channel for a stream that is about to be opened."""
+        now = self._credentials.fingerprint
+        if now and now != self._seen:
+            self._seen = now
+            try:
+                replaced, self._channel = self._channel, self._open()
+            except DialError as error:
+                structlog.get_logger("agent").error("certificates were not taken", reason=str(error))
+            else:
+                closing = asyncio.create_task(replaced.close())
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
+        return self._channel
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What a call carries. Raises DialError."""
+        return self._credentials.metadata()
+
+    async def close(self) -> None:
+        await asyncio.gather(*self._closing, self._channel.close())
+
+    def _open(self) -> grpc.aio.Channel:
+        settings = self._settings
+        options = [
             *targets.ROUND_ROBIN,
             # Two agents in one process are two clients.
             ("grpc.use_local_subchannel_pool", 1),
@@ -26,8 +61,8 @@ def connect(target: str, settings: AgentSettings) -> grpc.aio.Channel:
             ("grpc.initial_reconnect_backoff_ms", settings.reconnect_initial_ms),
             ("grpc.min_reconnect_backoff_ms", settings.reconnect_initial_ms),
             ("grpc.max_reconnect_backoff_ms", settings.reconnect_max_ms),
-        ],
-    )
-    # Whoever opens a stream before all replicas are reached opens it at the first of them.
-    channel.get_state(try_to_connect=True)
-    return channel
+        ]
+        channel = self._credentials.aio_channel(self._target, options)
+        # Whoever opens a stream before all replicas are reached opens it at the first of them.
+        channel.get_state(try_to_connect=True)
+        return channel

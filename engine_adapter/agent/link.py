@@ -13,6 +13,7 @@ from engine_adapter.agent.backoff import Backoff
 from engine_adapter.agent.epochs import EpochMint
 from engine_adapter.agent.settings import AgentSettings
 from sidecar import stream_age
+from sidecar.dial import DialError
 from sidecar.stopping import first_of
 from sidecar.waiting import within
 from trail.v1 import engine_pb2
@@ -102,7 +103,7 @@ class Link(ABC, Generic[Request, Response]):
                 await self._session()
             except _Moved:
                 self._log.info("stream moves", lived_s=round(time.monotonic() - started_s, 1))
-            except (grpc.RpcError, TimeoutError, StreamEnded, _Reopen, asyncio.InvalidStateError) as error:
+            except (grpc.RpcError, TimeoutError, StreamEnded, _Reopen, DialError, asyncio.InvalidStateError) as error:
                 await self._pause(error, time.monotonic() - started_s)
 
     async def _session(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 
 import grpc
 
+from engine_adapter.agent.channel import Channel
 from engine_adapter.agent.counters import Counters
 from engine_adapter.agent.epochs import EpochMint, StepNumbers
 from engine_adapter.agent.hops import Hops
@@ -26,7 +27,7 @@ class PredictorLink(Link[predictor_pb2.StreamPredictRequest, predictor_pb2.Strea
 
     def __init__(
         self,
-        channel: grpc.aio.Channel,
+        channel: Channel,
         settings: AgentSettings,
         epochs: EpochMint,
         ready: asyncio.Event,
@@ -36,7 +37,8 @@ class PredictorLink(Link[predictor_pb2.StreamPredictRequest, predictor_pb2.Strea
         hops: Hops,
     ) -> None:
         super().__init__(settings, epochs, ready)
-        self._stub: predictor_pb2_grpc.PredictorServiceAsyncStub = predictor_pb2_grpc.PredictorServiceStub(channel)
+        self._channel = channel
+        self._stub: predictor_pb2_grpc.PredictorServiceAsyncStub
         self._living, self._book, self._counters, self._hops = living, book, counters, hops
         self._steps = StepNumbers()
         self._epoch = engine_pb2.Epoch()
@@ -53,7 +55,8 @@ class PredictorLink(Link[predictor_pb2.StreamPredictRequest, predictor_pb2.Strea
             self._hops.read(rows)
 
     def _call(self) -> _Call:
-        return self._stub.StreamPredict()
+        self._stub = predictor_pb2_grpc.PredictorServiceStub(self._channel.current())
+        return self._stub.StreamPredict(metadata=self._channel.metadata())
 
     async def _first(self, epoch: engine_pb2.Epoch) -> predictor_pb2.StreamPredictRequest:
         dtype, dim = self._layout or await self._model_layout()
@@ -73,7 +76,8 @@ class PredictorLink(Link[predictor_pb2.StreamPredictRequest, predictor_pb2.Strea
 
     async def _model_layout(self) -> tuple[int, int]:
         """Before the first row, nobody here knows how the engine's rows look: believe the model."""
-        response = await self._stub.GetModel(predictor_pb2.GetModelRequest(name=self._settings.model))
+        request = predictor_pb2.GetModelRequest(name=self._settings.model)
+        response = await self._stub.GetModel(request, metadata=self._channel.metadata())
         model = response.model
         return model.dtype, model.projection.dim if self._settings.projection else model.dim
 

@@ -11,7 +11,7 @@ from typing import Any
 import prometheus_client
 import structlog
 
-from engine_adapter.agent import channel
+from engine_adapter.agent.channel import Channel
 from engine_adapter.agent.counters import Counters
 from engine_adapter.agent.epochs import EpochMint
 from engine_adapter.agent.hops import Hops
@@ -28,7 +28,14 @@ from engine_adapter.agent.settings import AgentSettings
 from engine_adapter.agent.statistics import Statistics
 from engine_adapter.bell import Bell
 from engine_adapter.board import BoardWriter
-from engine_adapter.paths import EVENT_RING_BYTES, ROW_RING_BYTES, EnginePaths, engine_paths
+from engine_adapter.paths import (
+    EVENT_RING_BYTES,
+    ROW_RING_BYTES,
+    EnginePaths,
+    FolderError,
+    engine_paths,
+    private_folder,
+)
 from engine_adapter.ring import RingConsumer
 from sidecar import log
 from sidecar.stopping import first_of, until_told
@@ -45,11 +52,14 @@ async def run(settings: AgentSettings) -> None:
     """Serves one engine until SIGTERM, SIGINT, cancellation, or the end of the parent where that was asked for.
 
     Raises:
-        StartError: another agent serves this engine, or the metrics' address is taken.
+        StartError: another agent serves this engine, its folder is not ours alone, or the metrics' address is taken.
         RingError: the engine's files are not of this version.
     """
     log.of_engine(settings.engine_id)
-    paths = engine_paths(settings.engine_id, settings.shm_root)
+    try:
+        paths = engine_paths(settings.engine_id, settings.shm_root)
+    except ValueError as error:
+        raise StartError(f"agent: {error}") from None
     stop = asyncio.Event()
     with (
         _only_agent_of(paths.folder, settings.engine_id),
@@ -88,8 +98,8 @@ class Agent:
         living = LivingRequests(settings.max_requests, counters)
         predictions, plan_book = PredictionBook(counters), plan_book or PlanBook(counters)
         self._plans = PlanPublisher(self._board, plan_book, settings.plan_ttl_limit_ms, counters, hops)
-        self._predictor_channel = channel.connect(settings.predictor_target, settings)
-        self._scheduler_channel = channel.connect(settings.scheduler_target, settings)
+        self._predictor_channel = Channel(settings.predictor_target, settings)
+        self._scheduler_channel = Channel(settings.scheduler_target, settings)
         self._predictor = PredictorLink(
             self._predictor_channel, settings, self._epochs, ready, living, predictions, counters, hops
         )
@@ -179,7 +189,10 @@ class Agent:
 @contextlib.contextmanager
 def _only_agent_of(folder: Path, engine_id: str) -> Iterator[None]:
     """Holds the engine's lock: a ring has one reader, a board one writer. The kernel frees it at the end."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        private_folder(folder)
+    except FolderError as error:
+        raise StartError(f"agent: {error}") from None
     lock = os.open(folder / "agent.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

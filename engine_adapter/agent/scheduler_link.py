@@ -4,6 +4,7 @@ import asyncio
 
 import grpc
 
+from engine_adapter.agent.channel import Channel
 from engine_adapter.agent.counters import Counters
 from engine_adapter.agent.epochs import EpochMint, StepNumbers
 from engine_adapter.agent.hops import Hops
@@ -25,7 +26,7 @@ class SchedulerLink(Link[scheduler_pb2.CoordinateRequest, scheduler_pb2.Coordina
 
     def __init__(
         self,
-        channel: grpc.aio.Channel,
+        channel: Channel,
         settings: AgentSettings,
         epochs: EpochMint,
         ready: asyncio.Event,
@@ -35,7 +36,7 @@ class SchedulerLink(Link[scheduler_pb2.CoordinateRequest, scheduler_pb2.Coordina
         hops: Hops,
     ) -> None:
         super().__init__(settings, epochs, ready)
-        self._stub: scheduler_pb2_grpc.SchedulerServiceAsyncStub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
+        self._channel = channel
         self._living, self._plans, self._counters, self._hops = living, plans, counters, hops
         self._steps = StepNumbers()
         self._epoch = engine_pb2.Epoch()
@@ -53,7 +54,10 @@ class SchedulerLink(Link[scheduler_pb2.CoordinateRequest, scheduler_pb2.Coordina
         )
 
     def _call(self) -> _Call:
-        return self._stub.Coordinate()
+        stub: scheduler_pb2_grpc.SchedulerServiceAsyncStub = scheduler_pb2_grpc.SchedulerServiceStub(
+            self._channel.current()
+        )
+        return stub.Coordinate(metadata=self._channel.metadata())
 
     async def _first(self, epoch: engine_pb2.Epoch) -> scheduler_pb2.CoordinateRequest:
         self._epoch = epoch

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from sidecar import targets
+from sidecar.dial import DialSettings
 from sidecar.tracing import needs_extra
 
 
@@ -15,7 +16,7 @@ def _target(addresses: str) -> str:
     return addresses
 
 
-class AgentSettings(BaseSettings):
+class AgentSettings(DialSettings):
     """The agent beside one engine: rings in, streams to both services, plan board out."""
 
     model_config = SettingsConfigDict(

@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 
 from sidecar.cli.stack import StackError, embedded_valkey
+from sidecar.dial import dialled
 from sidecar.supervise import Supervisor
 
 HOST = "127.0.0.1"
@@ -52,7 +53,7 @@ def running_predictor(artefact: Path, log_file: Path, start_timeout_s: float = 6
 def _await_ready(service: Supervisor, address: str, timeout_s: float, log_file: Path) -> None:
     """The service listens only once its model is loaded and its store was asked."""
     deadline_s = time.monotonic() + timeout_s
-    with grpc.insecure_channel(address) as channel:
+    with dialled(address) as channel:
         while time.monotonic() < deadline_s and not service.restarts:
             with contextlib.suppress(grpc.FutureTimeoutError):
                 grpc.channel_ready_future(channel).result(timeout=0.5)

@@ -11,6 +11,7 @@ import grpc
 from predictor_service.evaluation.recorded import Recorded, Turn
 from predictor_service.training.labels import Ints
 from sidecar import vectors
+from sidecar.dial import DialError, dialled
 from trail.v1 import engine_pb2, predictor_pb2, predictor_pb2_grpc
 
 DTYPE = engine_pb2.DTYPE_FLOAT16
@@ -23,11 +24,13 @@ class ReplayError(RuntimeError):
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[predictor_pb2_grpc.PredictorServiceStub]:
     """A stub whose failures inside the block become ReplayError."""
-    with grpc.insecure_channel(address) as channel:
-        try:
+    try:
+        with dialled(address) as channel:
             yield predictor_pb2_grpc.PredictorServiceStub(channel)
-        except grpc.RpcError as error:
-            raise ReplayError(f"predictor service at {address}: {error.details()}") from None
+    except grpc.RpcError as error:
+        raise ReplayError(f"predictor service at {address}: {error.details()}") from None
+    except DialError as error:
+        raise ReplayError(f"predictor service at {address}: {error}") from None
 
 
 class EngineStream:

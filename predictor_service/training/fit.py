@@ -168,7 +168,7 @@ class Classifier:
 
     @classmethod
     def load(cls, path: Path) -> "Classifier":
-        with np.load(path) as stored:
+        with np.load(path, allow_pickle=False) as stored:
             flat = {name: stored[name] for name in stored.files}
         count = sum("weight" in name for name in flat)
         layers = [(flat[f"dense.weight{i}"].astype(np.float32), flat[f"dense.bias{i}"]) for i in range(count)]

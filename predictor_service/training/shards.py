@@ -106,7 +106,7 @@ def load_shards(folder: Path) -> list[dict[str, NDArray[Any]]]:
 def load_npz(path: Path) -> dict[str, NDArray[Any]]:
     """Every array of a file. Raises BrokenShard where it is not a whole npz file."""
     try:
-        with np.load(path) as stored:
+        with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, AttributeError) as error:
         raise BrokenShard(f"{path}: half-written or not an npz file ({error}); delete it to make it again") from None

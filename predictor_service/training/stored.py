@@ -46,5 +46,5 @@ def load_prompt_stage(folder: Path) -> tuple[PromptStage, Array]:
         raise ValueError(f"{folder}: no prompt predictor was fitted here (`trail train prompts`)")
     about = json.loads((folder / ABOUT).read_text())
     files = {name: (folder / name).read_bytes() for name in about["files"]}
-    with np.load(folder / SAID) as stored:
+    with np.load(folder / SAID, allow_pickle=False) as stored:
         return PromptStage({"prompt": about["prompt"]}, files), stored["test"].astype(np.float32)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from sidecar.dial import DialError, dialled
+
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 COMPONENTS = ("model", "store")
@@ -13,14 +15,16 @@ COMPONENTS = ("model", "store")
 
 def verdict(target: str, timeout_s: float) -> tuple[bool, str]:
     """Whether the service at ``target`` serves, and one line that says so or what is missing."""
-    with grpc.insecure_channel(target) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
-        try:
+    try:
+        with dialled(target) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
             if _status(health, "", timeout_s) == SERVING:
                 return True, f"{target}: serving"
             missing = [name for name in COMPONENTS if _status(health, name, timeout_s) == NOT_SERVING]
-        except grpc.RpcError as error:
-            return False, f"{target}: no answer: {error.details()}"
+    except grpc.RpcError as error:
+        return False, f"{target}: no answer: {error.details()}"
+    except DialError as error:
+        return False, f"{target}: {error}"
     return False, f"{target}: not serving: {', '.join(missing) or 'draining'}"
 
 

@@ -278,11 +278,16 @@ def top(context: typer.Context) -> None:
 
 @app.command(context_settings=PASS_ON)
 def predictor(context: typer.Context) -> None:
-    """Runs the predictor service (--help lists its settings). `check ARTEFACT`: tells what it is and if it is good."""
+    """Runs the predictor service (--help lists its settings). `check ARTEFACT`: tells what it is and if it is good;
+    `sign ARTEFACT`: signs it."""
     if context.args[:1] == ["check"]:
         from predictor_service.check import app as check
 
         check(context.args[1:], prog_name="trail predictor check")
+    elif context.args[:1] == ["sign"]:
+        from predictor_service.sign import app as sign
+
+        sign(context.args[1:], prog_name="trail predictor sign")
     else:
         from predictor_service.main import main
 
@@ -303,6 +308,25 @@ def agent(context: typer.Context) -> None:
     from engine_adapter.agent.__main__ import main
 
     main(context.args)
+
+
+@app.command()
+def token(
+    name: Annotated[str, typer.Argument(help="Of the client that the token makes known.")],
+    out: Annotated[Path, typer.Option(help="New file for the token, for you alone.")],
+    engine: Annotated[
+        list[str] | None, typer.Option(help="An engine that the client may use, or a pattern, as team-a-*.")
+    ] = None,
+    admin: Annotated[bool, typer.Option(help="The client may change policies and run experiments.")] = False,
+) -> None:
+    """Makes a bearer token; prints what belongs into the services' access file, which knows only its hash."""
+    from sidecar.cli.token import new_token
+
+    try:
+        typer.echo(new_token(name, out, engine or [], admin=admin))
+    except OSError as error:
+        typer.echo(f"trail token: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 @app.command()

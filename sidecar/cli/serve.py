@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from engine_adapter.paths import engine_paths
+from engine_adapter.paths import FolderError, engine_paths, private_folder
 from sidecar import projection
 from sidecar.cli.tapping import RowKind, ServeError, fetch_projection, tap_settings
 from sidecar.supervise import Supervisor
@@ -68,7 +68,7 @@ def run_serve(
 
 def keep_projection(file: bytes, folder: Path) -> dict[str, object]:
     """Writes a projection's file into an engine's private folder; what the adapter's settings say of it."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(folder)
     path = folder / "projection.npz"
     path.touch(mode=0o600)
     path.write_bytes(file)
@@ -103,7 +103,11 @@ def agent_beside(
 
 def _clear(folder: Path, engine_id: str) -> None:
     """Removes the rings of an engine of this name that died: they are of no use to this one."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        private_folder(folder)
+    except FolderError as error:
+        raise ServeError(str(error)) from None
+    (folder / "agent.lock").touch(mode=0o600)
     with (folder / "agent.lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

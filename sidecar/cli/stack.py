@@ -16,6 +16,7 @@ import grpc
 import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from sidecar.dial import dialled
 from sidecar.supervise import Supervisor
 from trail.v1 import scheduler_pb2, scheduler_pb2_grpc
 
@@ -38,7 +39,7 @@ class Stack:
         Raises:
             grpc.RpcError: the scheduler does not take it, or has not answered in ten seconds.
         """
-        with grpc.insecure_channel(self.scheduler) as channel:
+        with dialled(self.scheduler) as channel:
             scheduler_pb2_grpc.SchedulerAdminServiceStub(channel).SetPolicy(
                 scheduler_pb2.SetPolicyRequest(engine_id=engine_id, policy=policy), timeout=10
             )
@@ -99,17 +100,19 @@ def running_stack(
         log = parts.enter_context(log_file.open("ab")) if log_file is not None else None
         url = redis_url or parts.enter_context(embedded_valkey(log))
         stack = Stack(url, f"{host}:{predictor_port}", f"{host}:{scheduler_port}")
-        predictor = ["--port", str(predictor_port), "--host", host, "--redis-url", url]
+        predictor = ["--port", str(predictor_port), "--host", host]
         if model_dir is not None:
             predictor += ["--model-dir", str(model_dir)]
-        scheduler = ["--port", str(scheduler_port), "--host", host, "--redis-url", url]
+        scheduler = ["--port", str(scheduler_port), "--host", host]
         services = []
         for name, flags, metrics_port in zip(
             ("predictor", "scheduler"), (predictor, scheduler), metrics_ports, strict=True
         ):
             flags += ["--metrics-port", str(metrics_port)] if metrics_port else []
             command = [sys.executable, "-m", f"{name}_service.main", *flags, "--exit-with-parent"]
-            services.append(parts.enter_context(Supervisor(name, command, log=log)))
+            # It may hold a password, and others can read the flags of a process.
+            environment = {f"TRAIL_{name.upper()}_REDIS_URL": url}
+            services.append(parts.enter_context(Supervisor(name, command, environment, log)))
         for service, address in zip(services, (stack.predictor, stack.scheduler), strict=True):
             _await_ready(service, address, start_timeout_s, log_file)
         yield stack
@@ -137,7 +140,7 @@ def _require_free(host: str, port: int) -> None:
 
 def _await_ready(service: Supervisor, address: str, timeout_s: float, log_file: Path | None) -> None:
     deadline_s = time.monotonic() + timeout_s
-    with grpc.insecure_channel(address) as channel:
+    with dialled(address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         while time.monotonic() < deadline_s:
             if service.restarts:

@@ -10,7 +10,10 @@ from typing import Literal
 
 import grpc
 
+from engine_adapter.agent.settings import AgentSettings
 from sidecar import projection, targets
+from sidecar.dial import DialError
+from sidecar.settings import load
 from trail.v1 import predictor_pb2, predictor_pb2_grpc
 
 DTYPE_NAMES = {1: "float16", 2: "bfloat16", 3: "float32"}
@@ -76,7 +79,8 @@ def _predictor(address: str, wait_s: float) -> Iterator[predictor_pb2_grpc.Predi
     except ValueError as error:
         raise ServeError(f"--predictor: {error}") from None
     try:
-        with grpc.insecure_channel(target) as channel:
+        # As the agent will dial it.
+        with load(AgentSettings, []).credentials.channel(target) as channel:
             grpc.channel_ready_future(channel).result(timeout=wait_s)
             yield predictor_pb2_grpc.PredictorServiceStub(channel)
     except grpc.FutureTimeoutError:
@@ -86,6 +90,8 @@ def _predictor(address: str, wait_s: float) -> Iterator[predictor_pb2_grpc.Predi
         ) from None
     except grpc.RpcError as error:
         raise ServeError(f"predictor service at {address}: {error.details()}") from None
+    except DialError as error:
+        raise ServeError(str(error)) from None
 
 
 def _check_width(model: str, found: predictor_pb2.Model) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from sidecar.cli.stack import StackError, is_free, running_stack
 from sidecar.cli.top import METRICS_PORTS
+from sidecar.redis_url import without_password
 
 
 def run_up(host: str, predictor_port: int, scheduler_port: int, redis_url: str | None, model_dir: Path | None) -> None:
@@ -30,7 +31,7 @@ def run_up(host: str, predictor_port: int, scheduler_port: int, redis_url: str |
             shown = " ".join(f"{host}:{port}" for port in metrics_ports if port)
             console.print(
                 f"[bold green]ready[/]  predictor {stack.predictor}  scheduler {stack.scheduler}"
-                f"  store {stack.redis_url}"
+                f"  store {without_password(stack.redis_url)}"
                 f"\nattach an engine: trail serve MODEL --predictor {stack.predictor} --scheduler {stack.scheduler}"
                 + (f"\nwatch it: trail top {shown}" if shown else "")
                 + "\nCtrl-C ends",

@@ -93,16 +93,17 @@ def valkey_server() -> Path:
     return found
 
 
-def trail(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Runs the command `trail` to its end."""
+def trail(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs the command `trail` to its end; `environment` is added to our own."""
     command = [sys.executable, "-m", "sidecar.cli.main", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    added = os.environ | (environment or {})
+    return subprocess.run(command, cwd=ROOT, env=added, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
-def until_healthy(arguments: Sequence[str], processes: Processes) -> str:
+def until_healthy(arguments: Sequence[str], processes: Processes, environment: Mapping[str, str] | None = None) -> str:
     """What the health command says once it is content."""
     deadline_s = time.monotonic() + PATIENCE_S
-    while (done := trail(arguments)).returncode != 0:
+    while (done := trail(arguments, environment)).returncode != 0:
         assert time.monotonic() < deadline_s, done.stderr + processes.logs()
         time.sleep(0.5)
     return done.stdout

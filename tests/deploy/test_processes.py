@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -12,14 +13,19 @@ import yaml
 
 from predictor_service.settings import PredictorSettings
 from scheduler_service.settings import SchedulerSettings
+from sidecar.dial import Credentials
 from sidecar.settings import ServerSettings, load
 from tests.deploy.processes import Container, Machine, Processes, of_compose, of_pod, trail, until_healthy
 from tests.deploy.test_chart import containers, pods
 from tests.deploy.tools import DEPLOY, ROOT, flags_of, rendered, variants
+from tests.integration.certificates import Authority
+from tests.patience import PATIENCE_S
 from trail.v1 import predictor_pb2, predictor_pb2_grpc, scheduler_pb2, scheduler_pb2_grpc
 
 MODELS = ROOT / "predictor_service" / "models"
 SECRETS = {"store-password": "s3cret", "store-url": "redis://store:6379/0", "hugging-face": "token"}
+MOUNTED = ("tls/tls.crt", "tls/tls.key", "tls/ca.crt", "access/access.toml", "token/token")
+"""Files of Secrets, below /etc/trail."""
 SERVICES = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
 
 
@@ -79,6 +85,48 @@ def test_what_the_chart_starts_is_healthy_and_answers(tmp_path: Path, variant: s
         assert policy(here) == "trail"
 
 
+def test_with_tls_and_tokens_the_chart_s_own_probes_get_through_and_strangers_do_not(tmp_path: Path) -> None:
+    found, store = chart_containers("secured.yaml"), machine(tmp_path)
+    authority = Authority(tmp_path / "ca")
+    ours = authority.sign("services", "DNS:trail.example")
+    token = "of-the-engine-5d3f"  # noqa: S105 - of services that live as long as the test
+    files = {name: tmp_path / Path(name).name for name in ("access.toml", "token")}
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    files["access.toml"].write_text(f'[[clients]]\nname = "e"\ntokens_sha256 = ["{digest}"]\nengines = ["*"]\n')
+    files["token"].write_text(token)
+    paths = (ours.certificate, ours.key, authority.certificate, files["access.toml"], files["token"])
+    secrets = {f"/etc/trail/{name}": path for name, path in zip(MOUNTED, paths, strict=True)}
+    here = Machine({**store.folders, **secrets}, store.ports)
+    with Processes(logs(tmp_path)) as processes:
+        for name in ("valkey", "predictor", "scheduler"):
+            processes.start(named(found, name), here)
+        for name in ("predictor", "scheduler", "health"):
+            container = named(found, name)
+            environment = {key: here.here(value) for key, value in container.environment.items()}
+            check = container.command if name == "health" else probe(name)
+            assert ": serving\n" in until_healthy([here.here(part) for part in check], processes, environment)
+        engine = named(found, "engine").environment
+        dialled = {name: here.here(engine[f"TRAIL_AGENT_{name}"]) for name in ("TLS_CA_FILE", "TOKEN_FILE")}
+        server_name, address = engine["TRAIL_AGENT_TLS_SERVER_NAME"], here.here("predictor:50061")
+        roots, token_file = Path(dialled["TLS_CA_FILE"]), Path(dialled["TOKEN_FILE"])
+        request = predictor_pb2.GetModelRequest()
+        with Credentials(roots, server_name=server_name, token_file=token_file).channel(address) as channel:
+            assert predictor_pb2_grpc.PredictorServiceStub(channel).GetModel(request, timeout=PATIENCE_S).model.name
+        with Credentials(roots, server_name=server_name).channel(address) as channel:
+            with pytest.raises(grpc.RpcError) as refused:
+                predictor_pb2_grpc.PredictorServiceStub(channel).GetModel(request, timeout=PATIENCE_S)
+            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def probe(component: str) -> list[str]:
+    """The arguments of `trail` by which the kubelet asks."""
+    [pod] = [pod for name, pod in pods(rendered(*flags_of("secured.yaml"))) if name == f"trail-{component}"]
+    [container] = pod["containers"]
+    program, *arguments = container["readinessProbe"]["exec"]["command"]
+    assert (program, arguments) == ("trail", container["startupProbe"]["exec"]["command"][1:])
+    return list(arguments)
+
+
 def test_a_password_of_the_store_is_asked_for(tmp_path: Path) -> None:
     found, here = chart_containers("engine.yaml"), machine(tmp_path)
     predictor = named(found, "predictor")
@@ -91,12 +139,18 @@ def test_a_password_of_the_store_is_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", variants())
-def test_the_services_accept_every_flag_of_the_chart(variant: str) -> None:
+def test_the_services_accept_every_flag_of_the_chart(variant: str, tmp_path: Path) -> None:
     settings: dict[str, type[ServerSettings]] = {"predictor": PredictorSettings, "scheduler": SchedulerSettings}
     checked = 0
     for container in chart_containers(variant):
         if container.name in settings:
-            loaded = load(settings[container.name], container.command[1:])
+            for name in MOUNTED:
+                (tmp_path / name).parent.mkdir(exist_ok=True)
+                (tmp_path / name).touch()
+            loaded = load(
+                settings[container.name], [each.replace("/etc/trail", str(tmp_path)) for each in container.command[1:]]
+            )
+            assert loaded.unprotected == (variant != "secured.yaml")
             assert str(loaded.metrics_port) in ("9461", "9462")
             checked += 1
     assert checked == 2

@@ -15,9 +15,9 @@ from typing import IO, Any
 
 import grpc
 
-from sidecar import targets
 from sidecar.cli.load.options import Gap, LoadOptions
 from sidecar.cli.load.tally import Tally, result
+from sidecar.dial import dialled
 from trail.v1 import predictor_pb2, predictor_pb2_grpc
 
 CONNECT_S = 30.0
@@ -118,7 +118,7 @@ def prepared(options: LoadOptions) -> LoadOptions:
     """The options with what the predictor says of its model. Raises LoadError where it is not there, or has another
     width."""
     try:
-        with grpc.insecure_channel(targets.target(options.predictor)) as channel:
+        with dialled(options.predictor) as channel:
             grpc.channel_ready_future(channel).result(timeout=10)
             stub = predictor_pb2_grpc.PredictorServiceStub(channel)
             model = stub.GetModel(predictor_pb2.GetModelRequest(name=options.model), timeout=10).model

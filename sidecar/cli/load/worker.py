@@ -24,6 +24,7 @@ from sidecar import log
 from sidecar.cli.load.engine import LoadEngine
 from sidecar.cli.load.options import LoadOptions
 from sidecar.cli.load.plan_watch import PlanWatch
+from sidecar.dial import ClientSettings
 from sidecar.stopping import until_told
 
 REPORT_S = 0.5
@@ -38,6 +39,7 @@ class Part:
         settings = AgentSettings(
             engine_id=engine_id, shm_root=root, model=options.model, projection=options.projection,
             predictor_target=options.predictor, scheduler_target=options.scheduler,
+            **ClientSettings().model_dump(),
         )  # fmt: skip
         self.agent = Agent(settings, engine_paths(engine_id, root), self.watch)
         self._step_s = options.step_ms / 1000

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine_adapter.agent import channel
+from engine_adapter.agent.channel import Channel
 from engine_adapter.agent.counters import Counters
 from engine_adapter.agent.epochs import EpochMint
 from engine_adapter.agent.hops import Hops
@@ -44,7 +44,7 @@ class Bench:
         self.living = LivingRequests(settings.max_requests, self.counters)
         predictions, plans = PredictionBook(self.counters), PlanBook(self.counters)
         publisher = PlanPublisher(BoardWriter(folder / "plan.board"), plans, 1000, self.counters, hops)
-        self.channel = channel.connect("127.0.0.1:1", settings)
+        self.channel = Channel("127.0.0.1:1", settings)
         self.predictor = PredictorLink(
             self.channel, settings, epochs, self.ready, self.living, predictions, self.counters, hops
         )

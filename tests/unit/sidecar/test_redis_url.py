@@ -32,10 +32,10 @@ def test_a_url_says_what_kind_of_store_it_is_and_where(url: str, store: StoreUrl
         ("http://h:1", "rediss instead of redis: TLS"),
         ("redis+ring://h:1", "must be redis://"),
         ("redis+sentinel://a:1,b:2", "name of the master is missing"),
-        ("redis+sentinel://a:1/main/x", "'x' is no number of a database"),
-        ("redis+cluster://a:1/3", "a cluster has no '3'"),
-        ("redis+cluster://a:0", "'a:0' is no HOST:PORT"),
-        ("redis+cluster://a:1,", "'' is no HOST:PORT"),
+        ("redis+sentinel://a:1/main/x", "is no number of a database"),
+        ("redis+cluster://a:1/3", "a cluster has no numbered databases"),
+        ("redis+cluster://a:0", "is no HOST:PORT"),
+        ("redis+cluster://a:1,", "is no HOST:PORT"),
     ],
 )
 def test_a_url_that_cannot_be_is_refused_with_what_would_be_right(url: str, told: str) -> None:

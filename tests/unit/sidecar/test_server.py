@@ -16,10 +16,11 @@ from sidecar.health import Health
 from sidecar.server import StartError, run
 from sidecar.settings import ServerSettings
 from tests.patience import PATIENCE_S
+from trail.v1 import predictor_pb2
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-SERVICE = "trail.v1.PredictorService"
+SERVICE = predictor_pb2.DESCRIPTOR.services_by_name["PredictorService"].full_name
 
 
 def no_services(server: grpc.aio.Server) -> Sequence[str]:

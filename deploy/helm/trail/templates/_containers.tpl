@@ -7,7 +7,9 @@ args:
   - predictor
   - --host=0.0.0.0
   - --port=50061
+  - --metrics-host=0.0.0.0
   - --metrics-port=9461
+  {{- include "trail.protection" . | trim | nindent 2 }}
   {{- if $predictor.models.existingClaim }}
   - --model-dir=/models
   {{- end }}
@@ -19,6 +21,9 @@ args:
   {{- end }}
 env:
   {{- include "trail.storeEnv" (list . "PREDICTOR") | trim | nindent 2 }}
+  {{- with include "trail.dialEnv" (list . "CLIENT") | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
   {{- with $predictor.env }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -41,6 +46,10 @@ volumeMounts:
   {{- if .Values.store.caSecret }}
   - {name: store-ca, mountPath: /etc/trail/store-ca, readOnly: true}
   {{- end }}
+  {{- if .Values.security.tlsSecret }}
+  - {name: tls, mountPath: /etc/trail/tls, readOnly: true}
+  - {name: access, mountPath: /etc/trail/access, readOnly: true}
+  {{- end }}
 {{- end }}
 
 {{- define "trail.scheduler" -}}
@@ -52,12 +61,17 @@ args:
   - scheduler
   - --host=0.0.0.0
   - --port=50062
+  - --metrics-host=0.0.0.0
   - --metrics-port=9462
+  {{- include "trail.protection" . | trim | nindent 2 }}
   {{- with include "trail.flags" (list "scheduler" $scheduler.settings) | trim }}
   {{- . | nindent 2 }}
   {{- end }}
 env:
   {{- include "trail.storeEnv" (list . "SCHEDULER") | trim | nindent 2 }}
+  {{- with include "trail.dialEnv" (list . "CLIENT") | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
   {{- with $scheduler.env }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -72,6 +86,10 @@ volumeMounts:
   - {name: tmp, mountPath: /tmp}
   {{- if .Values.store.caSecret }}
   - {name: store-ca, mountPath: /etc/trail/store-ca, readOnly: true}
+  {{- end }}
+  {{- if .Values.security.tlsSecret }}
+  - {name: tls, mountPath: /etc/trail/tls, readOnly: true}
+  - {name: access, mountPath: /etc/trail/access, readOnly: true}
   {{- end }}
 {{- end }}
 
@@ -130,6 +148,25 @@ volumeMounts:
 - name: store-ca
   secret:
     secretName: {{ .Values.store.caSecret }}
+{{- end }}
+{{- if .Values.security.tlsSecret }}
+- name: tls
+  secret:
+    secretName: {{ .Values.security.tlsSecret }}
+- name: access
+  secret:
+    secretName: {{ .Values.security.accessSecret }}
+{{- end }}
+{{- end }}
+
+{{- /* The certificates alone that clients check the services' by, without the key. */}}
+{{- define "trail.roots" -}}
+{{- with .Values.security.tlsSecret }}
+- name: roots
+  secret:
+    secretName: {{ . }}
+    items:
+      - {key: ca.crt, path: ca.crt}
 {{- end }}
 {{- end }}
 

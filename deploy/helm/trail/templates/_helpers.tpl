@@ -51,7 +51,7 @@ securityContext:
 {{- /* Settings as flags, so that the service refuses one that it does not know: (list "predictor" settings). */}}
 {{- define "trail.flags" -}}
 {{- $component := index . 0 }}
-{{- $ours := list "host" "port" "metrics_port" "redis_url" "model_dir" "default_model" "config" "exit_with_parent" }}
+{{- $ours := list "host" "port" "metrics_port" "redis_url" "model_dir" "default_model" "config" "exit_with_parent" "tls_cert_file" "tls_key_file" "access_file" "unprotected" "metrics_host" }}
 {{- range $name, $value := index . 1 }}
 {{- if has $name $ours }}
 {{- fail (printf "%s.settings.%s: the chart sets it by other values" $component $name) }}
@@ -106,19 +106,62 @@ securityContext:
      serving without them, and an unready container would take its pod out of service. (list $ port) */}}
 {{- define "trail.probes" -}}
 {{- $port := index . 1 -}}
+{{- $tls := (index . 0).Values.security.tlsSecret -}}
 startupProbe:
+  {{- if $tls }}
+  exec: {command: [trail, health, "127.0.0.1:{{ $port }}"]} # the kubelet's own gRPC probe speaks no TLS
+  timeoutSeconds: 10
+  {{- else }}
   grpc: {port: {{ $port }}}
+  {{- end }}
   periodSeconds: 2
   failureThreshold: 60
 {{- if eq (index . 0).Values.mode "shared" }}
 readinessProbe:
+  {{- if $tls }}
+  exec: {command: [trail, health, "127.0.0.1:{{ $port }}"]}
+  periodSeconds: 10
+  timeoutSeconds: 10
+  {{- else }}
   grpc: {port: {{ $port }}}
   periodSeconds: 5
   timeoutSeconds: 3
+  {{- end }}
   failureThreshold: 2
 {{- end }}
 livenessProbe:
   tcpSocket: {port: {{ $port }}}
   periodSeconds: 10
   timeoutSeconds: 5
+{{- end }}
+
+{{- /* How a service is kept from strangers: by itself, or by the network around it. */}}
+{{- define "trail.protection" -}}
+{{- $security := .Values.security -}}
+{{- if ne (not $security.tlsSecret) (not $security.accessSecret) }}
+{{- fail "security: tlsSecret and accessSecret belong together: give both or none" }}
+{{- end }}
+{{- if $security.tlsSecret -}}
+- --tls-cert-file=/etc/trail/tls/tls.crt
+- --tls-key-file=/etc/trail/tls/tls.key
+- --access-file=/etc/trail/access/access.toml
+{{- else -}}
+{{- if and (not .Values.networkPolicy.enabled) (not $security.unprotected) }}
+{{- fail "networkPolicy.enabled: without it anybody in the cluster reaches the services: give security.tlsSecret and security.accessSecret, or set security.unprotected where something else keeps strangers out" }}
+{{- end -}}
+- --unprotected # the network policies keep strangers out
+{{- end }}
+{{- end }}
+
+{{- /* How a client dials the services, whose certificate it finds in /etc/trail/tls: (list $ "AGENT"). */}}
+{{- define "trail.dialEnv" -}}
+{{- $root := index . 0 -}}
+{{- with $root.Values.security }}
+{{- if .tlsSecret }}
+- name: TRAIL_{{ index $ 1 }}_TLS_CA_FILE
+  value: /etc/trail/tls/ca.crt
+- name: TRAIL_{{ index $ 1 }}_TLS_SERVER_NAME
+  value: {{ .serverName | default (include "trail.name" $root) | quote }}
+{{- end }}
+{{- end }}
 {{- end }}
