@@ -73,6 +73,7 @@ def test_memory_kept_free_spares_most_of_vllms_evictions(real: dict[str, Ledger]
 
 def test_where_slots_are_short_and_memory_is_not_nothing_changes() -> None:
     setup = EngineSetup(SMALL_MODEL, slots=12, kv_blocks=2048, token_budget=2048)
-    one, other = (simulation_of(policy, load(), setup).run() for policy in ("default:kv_reserve=0", "default"))
+    names = "default:margin=0:kv_reserve=0", "default:margin=0"
+    one, other = (simulation_of(policy, load(), setup).run() for policy in names)
     assert one.preemptions.sum() > 0
     np.testing.assert_array_equal(one.finished_s, other.finished_s)
