@@ -1,0 +1,9 @@
+"""x"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    max_rows: int
+    max_requests: int
