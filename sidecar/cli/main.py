@@ -294,7 +294,7 @@ def conformance(
     lines, and answers each `schedule` with one line; docs/contract.md has them all.
     """
     from sidecar.cli.conformance.command import MistakeError, run_conformance
-    from sidecar.cli.conformance.service.play import Limits
+    from sidecar.cli.conformance.service.channel import Limits
 
     try:
         passed = run_conformance(target, command or [], only or [], timeout_s, Limits(max_rows, max_requests), as_json)

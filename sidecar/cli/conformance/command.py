@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 from rich.console import Console
 
-from sidecar.cli.conformance.service.play import Limits
+from sidecar.cli.conformance.service.channel import Limits
 from sidecar.cli.conformance.verdict import Verdict, as_dict, show
 
 ADAPTER = "adapter"
@@ -49,7 +49,15 @@ def _adapter(command: Sequence[str], timeout_s: float, only: Sequence[str]) -> l
 
 
 def _service(target: str, timeout_s: float, only: Sequence[str], limits: Limits) -> list[Verdict]:
-    raise NotImplementedError
+    from sidecar.cli.conformance.service.play import CHECKS, NotServedError, check_service
+
+    _check_names(only, CHECKS)
+    try:
+        with Console(stderr=True).status("starting") as status:
+            played = check_service(target, timeout_s, limits, only, lambda name: status.update(f"playing {name}"))
+            return asyncio.run(played)
+    except (NotServedError, ValueError) as error:
+        raise MistakeError(f"{target}: {error}") from None
 
 
 def _check_names(only: Sequence[str], known: Collection[str]) -> None:
