@@ -26,6 +26,14 @@ async def test_an_adapter_that_keeps_the_contract_passes() -> None:
     assert [verdict for verdict in verdicts if not verdict.passed] == []
 
 
+async def test_our_own_agent_passes() -> None:
+    """What of the contract its other tests do not show; `trail conformance adapter -- python -m
+    tests.conformance.our_agent` plays everything, which takes half a minute of a core."""
+    played = ["backs-off-when-full", "backs-off-when-gone", "reopens", "id-reused", "preempted", "preemption-guard"]
+    verdicts = await check_adapter([sys.executable, "-m", "tests.conformance.our_agent"], LONG_S, played)
+    assert [verdict for verdict in verdicts if not verdict.passed] == []
+
+
 @pytest.fixture(scope="module")
 def verdicts() -> Mapping[str, Verdict]:
     """What the check that must fail says of each wrong adapter; most of the time is spent waiting, so some at once."""
