@@ -11,9 +11,12 @@ from sidecar.cli.conformance.adapter.rules import RULES
 from sidecar.cli.conformance.adapter.scenarios import SCENARIOS
 from sidecar.cli.conformance.verdict import Verdict
 from tests.conformance.wrong_adapters import WRONG
+from tests.patience import PATIENCE_S
 
-SHORT_S, LONG_S = 4.0, 40.0
+SHORT_S, AGAIN_S = 4.0, 40.0
 AT_ONCE = 6
+
+pytestmark = pytest.mark.timeout(1800)
 
 
 def test_every_check_has_an_adapter_that_fails_it() -> None:
@@ -21,7 +24,7 @@ def test_every_check_has_an_adapter_that_fails_it() -> None:
 
 
 async def test_an_adapter_that_keeps_the_contract_passes() -> None:
-    verdicts = await check_adapter([sys.executable, "-m", "tests.conformance.small_adapter"], LONG_S)
+    verdicts = await check_adapter([sys.executable, "-m", "tests.conformance.small_adapter"], PATIENCE_S)
     assert {verdict.check for verdict in verdicts} == set(SCENARIOS) | set(RULES)
     assert [verdict for verdict in verdicts if not verdict.passed] == []
 
@@ -30,7 +33,7 @@ async def test_our_own_agent_passes() -> None:
     """What of the contract its other tests do not show; `trail conformance adapter -- python -m
     tests.conformance.our_agent` plays everything, which takes half a minute of a core."""
     played = ["backs-off-when-full", "backs-off-when-gone", "reopens", "id-reused", "preempted", "preemption-guard"]
-    verdicts = await check_adapter([sys.executable, "-m", "tests.conformance.our_agent"], LONG_S, played)
+    verdicts = await check_adapter([sys.executable, "-m", "tests.conformance.our_agent"], PATIENCE_S, played)
     assert [verdict for verdict in verdicts if not verdict.passed] == []
 
 
@@ -62,7 +65,7 @@ async def _verdict(name: str) -> Verdict:
     """On a machine that stalls, something else may take too long first: then again, with all patience."""
     wrong = WRONG[name]
     command = [sys.executable, "-m", "tests.conformance.wrong_adapters", name]
-    for timeout_s in (SHORT_S, LONG_S):
+    for timeout_s in (SHORT_S, AGAIN_S):
         found = await check_adapter(command, timeout_s, [wrong.played])
         verdict = next(verdict for verdict in found if verdict.check == wrong.check)
         if wrong.says in verdict.seen:

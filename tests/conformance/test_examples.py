@@ -9,15 +9,15 @@ import pytest
 
 from sidecar.cli.conformance.adapter.play import check_adapter
 from tests.debian import missing, needed
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "engine_adapter" / "examples"
 VECTORS = sorted(map(str, (ROOT / "proto" / "vectors").glob("*.json")))
 CPP_PACKAGES = "g++ make pkg-config libgrpc++-dev libprotobuf-dev protobuf-compiler-grpc nlohmann-json3-dev"
-TIMEOUT_S = 60.0
 
 # Two cores compile the C++ example in half a minute, when they have nothing else to do.
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_cpp_reads_and_writes_the_vectors(cpp: Path, tmp_path: Path) -> None:
 
 
 def _keeps_the_contract(*command: str) -> None:
-    verdicts = asyncio.run(check_adapter(command, TIMEOUT_S))
+    verdicts = asyncio.run(check_adapter(command, PATIENCE_S))
     assert [verdict for verdict in verdicts if not verdict.passed] == []
 
 

@@ -24,9 +24,10 @@ from tests.conformance.yes_services import yes_services
 from tests.conftest import Valkey
 from tests.integration.predictor_client import service
 from tests.integration.scheduler_engine import running_scheduler_at
+from tests.patience import PATIENCE_S
 
 LIMITS = Limits(max_rows=50, max_requests=60)
-SHORT_S, LONG_S = 3.0, 60.0
+SHORT_S = 3.0
 
 
 @pytest.fixture
@@ -41,18 +42,18 @@ async def predictor(tmp_path: Path, valkey: Valkey) -> AsyncIterator[str]:
 async def scheduler(valkey: Valkey) -> AsyncIterator[str]:
     limits = {"max_rows_per_step": LIMITS.max_rows, "max_requests_per_engine": LIMITS.max_requests}
     # Nobody predicts here: plans live from the arrivals of requests, for as long as a stall may take.
-    async with running_scheduler_at(valkey, plan_ttl_ms=60_000, **limits) as address:
+    async with running_scheduler_at(valkey, plan_ttl_ms=600_000, **limits) as address:
         yield address
 
 
 async def test_the_predictor_service_passes(predictor: str) -> None:
-    verdicts = await check_service(predictor, LONG_S, LIMITS)
+    verdicts = await check_service(predictor, PATIENCE_S, LIMITS)
     assert {verdict.check for verdict in verdicts} == set(PREDICTOR_CHECKS)
     assert [verdict for verdict in verdicts if not verdict.passed] == []
 
 
 async def test_the_scheduler_service_passes(scheduler: str) -> None:
-    verdicts = await check_service(scheduler, LONG_S, LIMITS)
+    verdicts = await check_service(scheduler, PATIENCE_S, LIMITS)
     assert {verdict.check for verdict in verdicts} == set(SCHEDULER_CHECKS)
     assert [verdict for verdict in verdicts if not verdict.passed] == []
 
@@ -66,7 +67,7 @@ async def test_services_that_say_yes_to_everything_pass_no_check() -> None:
 
 async def test_a_target_that_serves_neither_is_named_as_such(valkey: Valkey) -> None:
     with pytest.raises(NotServedError, match="UNAVAILABLE"):
-        await check_service("127.0.0.1:1", LONG_S, LIMITS)
+        await check_service("127.0.0.1:1", PATIENCE_S, LIMITS)
 
 
 def test_the_command_prints_what_was_found_as_json() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from tests.conformance.small_adapter import Adapter, Link, Plan, PredictorLink, Request, SchedulerLink, run
+from tests.conformance.small_adapter import Adapter, Ended, Link, Plan, PredictorLink, Request, SchedulerLink, run
 from trail.v1 import engine_pb2, predictor_pb2, scheduler_pb2
 
 
@@ -257,7 +257,7 @@ class EndsAtARowError(PredictorLink):
     async def read(self, call: Any) -> Any:
         answer = await super().read(call)
         if answer.predictions.errors:
-            call.cancel()
+            raise Ended
         return answer
 
 

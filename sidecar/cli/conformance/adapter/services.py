@@ -88,6 +88,8 @@ class Service:
             self._refused_at_s = None
         if self.refusals:
             refusal = self.refusals.popleft()
+            # Real services read `open` first; a status that comes before can be lost to a client that is still writing.
+            await context.read()
             # Stamped before it goes out: what is measured is never less than what the adapter waited.
             self._refused_at_s = time.monotonic()
             await abort(context, refusal)
