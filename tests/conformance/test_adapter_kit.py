@@ -37,6 +37,12 @@ async def test_our_own_agent_passes() -> None:
     assert [verdict for verdict in verdicts if not verdict.passed] == []
 
 
+async def test_an_adapter_that_does_nothing_passes_nothing() -> None:
+    verdicts = await check_adapter([sys.executable, "-c", ""], SHORT_S, ["life"])
+    assert [verdict.check for verdict in verdicts if verdict.passed] == []
+    assert "it ended with status 0" in verdicts[0].seen
+
+
 @pytest.fixture(scope="module")
 def verdicts() -> Mapping[str, Verdict]:
     """What the check that must fail says of each wrong adapter; most of the time is spent waiting, so some at once."""

@@ -40,7 +40,8 @@ async def check_adapter(
             for rule, seen in findings(life):
                 broken.setdefault(rule, f"{seen} (in check {name!r})")
     for rule, expected in RULES.items():
-        verdicts.append(Verdict(rule, rule not in broken, expected, broken.get(rule, f"{messages} messages")))
+        seen = broken.get(rule, f"{messages} messages" if messages else "no message came")
+        verdicts.append(Verdict(rule, bool(messages) and rule not in broken, expected, seen))
     return verdicts
 
 
