@@ -36,7 +36,7 @@ class Request:
 
     def values(self, age: int) -> list[float]:
         """The hidden state at an age; the same numbers in every float type."""
-        return [float(self.index), float(age), 0.5, -1.0]
+        return [float(self.index), float(age % 128), float(age // 128), -0.5]
 
 
 @dataclass(frozen=True, slots=True)
