@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import grpc
 
 from sidecar import targets
 from sidecar.cli.conformance.verdict import Broken
+from sidecar.dial import of_environment
 from sidecar.errors import PUSHBACK_KEY
 from trail.v1 import engine_pb2, predictor_pb2, predictor_pb2_grpc, scheduler_pb2_grpc
 
@@ -39,13 +41,23 @@ class Refusal:
         return f"{self.code.name}: {self.text}"
 
 
+class _Identified:
+    """A stub whose calls say who we are, as the environment has it."""
+
+    def __init__(self, stub: object) -> None:
+        self._stub, self._metadata = stub, of_environment().metadata()
+
+    def __getattr__(self, method: str) -> Any:
+        return functools.partial(getattr(self._stub, method), metadata=self._metadata)
+
+
 class Site:
     """One service under test. Engine ids are drawn anew, so that nobody's engine is disturbed."""
 
     def __init__(self, channel: grpc.aio.Channel, timeout_s: float, limits: Limits) -> None:
         self.timeout_s, self.limits = timeout_s, limits
-        self.predictor: predictor_pb2_grpc.PredictorServiceAsyncStub = predictor_pb2_grpc.PredictorServiceStub(channel)
-        self.scheduler: scheduler_pb2_grpc.SchedulerServiceAsyncStub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
+        self.predictor = _Identified(predictor_pb2_grpc.PredictorServiceStub(channel))
+        self.scheduler = _Identified(scheduler_pb2_grpc.SchedulerServiceStub(channel))
         self.engine_id = f"conformance-{secrets.token_hex(4)}"
         self.incarnation = secrets.randbits(63) or 1
         self.model = predictor_pb2.Model()
@@ -135,9 +147,9 @@ def _refusal(error: grpc.aio.AioRpcError) -> Refusal:
 
 
 def connect(target: str) -> grpc.aio.Channel:
-    """A channel on which the service's limits show, and not the client's."""
+    """A channel on which the service's limits show, and not the client's. Raises DialError."""
     size = ("grpc.max_send_message_length", LARGEST_MESSAGE_BYTES)
-    return grpc.aio.insecure_channel(targets.target(target), options=[size])
+    return of_environment().aio_channel(targets.target(target), [size])
 
 
 Check = Callable[[Site], Awaitable[None]]
