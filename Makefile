@@ -5,7 +5,7 @@ READY  := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint vllm-sources bench-loop audit proto lock clean
+.PHONY: help setup demo test lint vllm-sources bench-loop audit proto stubs examples lock clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,8 +36,17 @@ audit: $(READY)  ## Known vulnerabilities of what is pinned, and a bill of mater
 	out/audit/tools/bin/pip install --quiet pip-audit==2.10.1 cyclonedx-bom==7.5.0
 	python -m deploy.audit --tools out/audit/tools/bin --python $(BIN)/python
 
-proto: $(READY)  ## Generates trail.v1 from the contract
+proto: $(READY)  ## Generates trail.v1 and the byte-exact vectors from the contract
 	proto/generate.sh
+	python proto/vectors/generate.py
+
+stubs:  ## Generates the contract for Go, Java, C++, Rust and TypeScript into out/stubs, as far as the tools are there
+	proto/stubs.sh out/stubs
+
+examples:  ## Builds the example adapters in TypeScript and C++ (needs npm, and the Debian packages that .ci/run names)
+	npm --prefix engine_adapter/examples/typescript ci --ignore-scripts --no-audit --no-fund
+	npm --prefix engine_adapter/examples/typescript run build
+	$(MAKE) -C engine_adapter/examples/cpp
 
 # async-timeout: redis needs it before Python 3.11.3, where a freeze on a newer Python would miss it.
 lock:  ## Pins what is installed now, for machines without a GPU

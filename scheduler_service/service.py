@@ -91,7 +91,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     async def _read(self, session: EngineSession, context: _Context) -> None:
         while (message := await context.read()) is not grpc.aio.EOF:
             if message.WhichOneof("message") != "delta":
-                raise InvalidField("message", "must be delta after the first one")
+                raise Refused(grpc.StatusCode.FAILED_PRECONDITION, "only deltas may follow open")
             session.apply(wire.delta(message.delta, self._settings.max_rows_per_step))
 
     async def _write(self, session: EngineSession, context: _Context) -> None:

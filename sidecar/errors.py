@@ -1,11 +1,13 @@
 """How a mistake in a message becomes a gRPC status."""
 
+from collections.abc import Iterable
 from typing import NoReturn
 
 import grpc
 
 # Trailing metadata that gRPC clients with retries understand as "not before this many milliseconds".
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
+LONGEST_PUSHBACK_S = 60.0
 
 
 class InvalidField(ValueError):
@@ -28,6 +30,15 @@ class Refused(Exception):
         self.code = code
         self.retry_after_ms = retry_after_ms
         super().__init__(message)
+
+
+def pushback_s(trailing_metadata: Iterable[tuple[str, str | bytes]]) -> float:
+    """How long the service that ended a call asks to be left alone, at most a minute; 0 where it does not say."""
+    for name, value in trailing_metadata:
+        text = value.decode(errors="replace") if isinstance(value, bytes) else value
+        if name == PUSHBACK_KEY and text.isdecimal():
+            return min(int(text[:9]) / 1000, LONGEST_PUSHBACK_S)
+    return 0.0
 
 
 async def abort(context: "grpc.aio.ServicerContext[object, object]", error: Exception) -> NoReturn:

@@ -14,6 +14,7 @@ from engine_adapter.agent.epochs import EpochMint
 from engine_adapter.agent.settings import AgentSettings
 from sidecar import stream_age
 from sidecar.dial import DialError
+from sidecar.errors import pushback_s
 from sidecar.stopping import first_of
 from sidecar.waiting import within
 from trail.v1 import engine_pb2
@@ -118,6 +119,8 @@ class Link(ABC, Generic[Request, Response]):
             self._log.info("stream open", incarnation=self._epochs.incarnation)
             age_s = stream_age.announced_s(await call.initial_metadata())
             await first_of(self._receive(call), self._send(call), self._until_reopen(), self._until_old(age_s))
+        except asyncio.InvalidStateError:
+            raise await _ended_as(call) from None
         except StreamEnded:
             moved = self._old.is_set()
             if not moved:
@@ -159,7 +162,8 @@ class Link(ABC, Generic[Request, Response]):
         raise _Reopen
 
     async def _pause(self, error: Exception, lived_s: float) -> None:
-        """Waits before the next try; not at all where the service or this side asks for another stream at once."""
+        """Waits before the next try: as long as the service asks, or longer each time; not at all where the service
+        or this side wants another stream at once."""
         if lived_s >= SETTLED_S:
             self._backoff.reset()
         if isinstance(error, _Reopen):
@@ -168,6 +172,8 @@ class Link(ABC, Generic[Request, Response]):
         aborted = isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.ABORTED
         if aborted and lived_s >= SETTLED_S:
             return
+        # A service that is full is left alone for as long as it says, whatever happens here meanwhile.
+        await asyncio.sleep(_asked_s(error))
         await within(self._backoff.next_s(), self._reopen)
 
     def _report(self, error: Exception) -> None:
@@ -176,6 +182,16 @@ class Link(ABC, Generic[Request, Response]):
         if fault != self._last_fault:
             self._log.warning("stream down", reason=fault)
         self._last_fault = fault
+
+
+async def _ended_as(call: "grpc.aio.StreamStreamCall[Any, Any]") -> Exception:
+    """The status of a call that had ended before it was written to, which says only that."""
+    code, details = await call.code(), await call.details()
+    return grpc.aio.AioRpcError(code, await call.initial_metadata(), await call.trailing_metadata(), details)
+
+
+def _asked_s(error: Exception) -> float:
+    return pushback_s(error.trailing_metadata() or ()) if isinstance(error, grpc.aio.AioRpcError) else 0.0
 
 
 def _text(error: Exception) -> str:

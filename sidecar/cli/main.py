@@ -276,6 +276,34 @@ def top(context: typer.Context) -> None:
     app(context.args, prog_name="trail top")
 
 
+@app.command()
+def conformance(
+    target: Annotated[str, typer.Argument(metavar="HOST:PORT|adapter", help="A service, or `adapter`.")],
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- COMMAND...]", help="With `adapter`: what starts it.")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option("--only", help="A check to play; again for more.")] = None,
+    timeout_s: Annotated[float, typer.Option(min=0.1, help="How long to wait for what should happen.")] = 20.0,
+    max_rows: Annotated[int, typer.Option(min=1, help="The service's max_rows_per_step.")] = 4096,
+    max_requests: Annotated[int, typer.Option(min=1, help="The service's max_requests_per_engine.")] = 16384,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
+) -> None:
+    """Checks whether a service, or an engine's adapter, keeps the contract: status 0 where it does, 1 where not.
+
+    An adapter finds the services' addresses in $TRAIL_PREDICTOR and $TRAIL_SCHEDULER, reads events of an engine as JSON
+    lines, and answers each `schedule` with one line; docs/contract.md has them all.
+    """
+    from sidecar.cli.conformance.command import MistakeError, run_conformance
+    from sidecar.cli.conformance.service.channel import Limits
+
+    try:
+        passed = run_conformance(target, command or [], only or [], timeout_s, Limits(max_rows, max_requests), as_json)
+    except MistakeError as error:
+        typer.echo(f"trail conformance: {error}", err=True)
+        raise typer.Exit(2) from None
+    raise typer.Exit(0 if passed else 1)
+
+
 @app.command(context_settings=PASS_ON)
 def predictor(context: typer.Context) -> None:
     """Runs the predictor service (--help lists its settings). `check ARTEFACT`: tells what it is and if it is good;

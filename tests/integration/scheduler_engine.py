@@ -31,17 +31,23 @@ async def until(condition: Callable[[], Any], what: str) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def running_scheduler(valkey: Valkey, **settings: Any) -> AsyncIterator[grpc.aio.Channel]:
-    """A scheduler in this process, and a channel to it."""
+async def running_scheduler_at(valkey: Valkey, **settings: Any) -> AsyncIterator[str]:
+    """A scheduler in this process; gives its address."""
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     chosen = SchedulerSettings(**{"port": 0, "redis_url": valkey.url, "drain_timeout_s": 1.0} | settings)
     serving = asyncio.create_task(scheduler(chosen, port.set_result))
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{await asyncio.wait_for(port, PATIENCE_S)}") as channel:
-            yield channel
+        yield f"127.0.0.1:{await asyncio.wait_for(port, PATIENCE_S)}"
     finally:
         serving.cancel()
         await asyncio.wait([serving])
+
+
+@contextlib.asynccontextmanager
+async def running_scheduler(valkey: Valkey, **settings: Any) -> AsyncIterator[grpc.aio.Channel]:
+    """A scheduler in this process, and a channel to it."""
+    async with running_scheduler_at(valkey, **settings) as address, grpc.aio.insecure_channel(address) as channel:
+        yield channel
 
 
 def declared(handle: int, **more: Any) -> engine_pb2.RequestDeclaration:

@@ -1,0 +1,1 @@
+"""A scripted engine and both services around one adapter."""

@@ -1,0 +1,1 @@
+"""Message sequences for a predictor or a scheduler service."""

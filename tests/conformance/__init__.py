@@ -1,0 +1,1 @@
+"""The contract's conformance kit, and adapters that keep the contract or break it."""
