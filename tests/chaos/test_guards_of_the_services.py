@@ -86,6 +86,27 @@ async def test_a_lost_deletion_does_not_live_on(valkey: Valkey, monkeypatch: pyt
 
 
 @GUARD
+async def test_a_store_that_lost_commits_is_not_written_on(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch, guarded: bool
+) -> None:
+    """It failed over to a replica that had not heard of them."""
+    if not guarded:
+        without(monkeypatch, "number ~= 0 and number ~= next_number", "false")
+    async with connect(valkey.url, 10_000) as redis:
+        posteriors = Store(redis, timeout_ms=10_000, expire_s=60)
+        await posteriors.claim(ENGINE, "7:1", ["a", "b"])
+        await posteriors.commit(ENGINE, "7:1", {"a": b"1", "b": b"1"}, number=1)
+        kept = {key: await redis.dump(key) or b"" for key in await redis.keys("trail:*")}
+        await posteriors.commit(ENGINE, "7:1", {}, ["b"], number=2)
+        for key, content in kept.items():
+            await redis.restore(key, 0, content, replace=True)
+        with contextlib.suppress(Fenced):
+            await posteriors.commit(ENGINE, "7:1", {"a": b"3"}, number=3)
+            assert await redis.hget(NAMES.posterior, "b") == b"1"
+        assert (await redis.hget(NAMES.posterior, "a") == b"1") == guarded
+
+
+@GUARD
 async def test_an_engine_back_with_the_same_ids_does_not_inherit_the_dead_ones(
     tmp_path: Path, valkey: Valkey, monkeypatch: pytest.MonkeyPatch, guarded: bool
 ) -> None:
