@@ -156,7 +156,7 @@ def rows_that_are_no_numbers(system: System, began: Began) -> Iterator[None]:
     yield from _through_relay(system, began, system.predictor_link, lambda relay: setattr(relay, "up", change))
 
 
-@fault(Plans.GO_ON, lasts_s=3)
+@fault(Plans.MAY_PAUSE, lasts_s=3)
 def predictions_replayed_and_forged(system: System, began: Began) -> Iterator[None]:
     """What was published comes again and again, and so does rubbish."""
     names, chance = keys(ENGINE_ID), random.Random(0)
