@@ -50,10 +50,18 @@ FAULTS: dict[str, Fault] = {}
 
 
 def fault(plans: Plans, *, lasts_s: float = 2.0) -> Callable[[Callable[[System, Began], Iterator[None]]], Inject]:
-    """Registers a generator: what is before its ``yield`` begins the fault, what is behind it ends it."""
+    """Registers a generator: what is before its ``yield`` begins the fault, what is behind it ends it in any case."""
 
     def register(generator: Callable[[System, Began], Iterator[None]]) -> Inject:
-        inject = contextlib.contextmanager(generator)
+        @contextlib.contextmanager
+        def inject(system: System, began: Began) -> Iterator[None]:
+            steps = generator(system, began)
+            next(steps)
+            try:
+                yield
+            finally:
+                next(steps, None)
+
         name = generator.__name__
         FAULTS[name] = Fault(name, plans, lasts_s, inject)
         return inject

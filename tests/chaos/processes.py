@@ -17,11 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar.cli.demo.engine import free_port
 from sidecar.supervise import Supervisor
+from tests.patience import PATIENCE_S
 
-DEADLINE_S = 60.0
 
-
-def until(condition: Callable[[], object], what: str, timeout_s: float = DEADLINE_S) -> None:
+def until(condition: Callable[[], object], what: str, timeout_s: float = PATIENCE_S) -> None:
     """Waits for ``condition``; fails with ``what`` after ``timeout_s``."""
     end_s = time.monotonic() + timeout_s
     while not condition():

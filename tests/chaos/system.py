@@ -18,6 +18,8 @@ from tests.chaos.store import Store
 
 ENGINE_ID = "engine-chaos"
 PLAN_TTL_MS = 1_000
+GONE_S = 30
+"""After which a state that is still there counts as leaked."""
 
 
 @dataclass
@@ -66,7 +68,7 @@ class System:
     def leaked_states(self) -> dict[str, int]:
         """States that are left, each part's own figure, once all requests have ended and had time to be told of."""
         with contextlib.suppress(TimeoutError):
-            until(lambda: not any(self._states().values()), "every state is gone", 15)
+            until(lambda: not any(self._states().values()), "every state is gone", GONE_S)
         return self._states()
 
     @property

@@ -25,12 +25,10 @@ def poisoned_model(system: System, began: Began) -> Iterator[None]:
     bad = artefacts.make(system.folder / f"poisoned-{time.monotonic_ns()}", hidden_size=DIM)
     _poison(bad)
     good = artefacts.make(system.folder / f"good-{time.monotonic_ns()}", hidden_size=DIM)
-    try:
-        _deliver(system, bad)
-        began.now()
-        yield
-    finally:
-        _deliver(system, good)
+    _deliver(system, bad)
+    began.now()
+    yield
+    _deliver(system, good)
 
 
 @fault(Plans.GO_ON, lasts_s=3)
