@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 
+APART_NS = 10_000_000
+"""Reports that follow each other more closely count as one."""
+KEPT = 2048
+"""Twenty seconds of them at least: more than any plan lives."""
+
 
 class Reports:
     """Tells how old a plan's knowledge of the engine is, by this host's clock alone. Times are monotonic nanoseconds.
@@ -12,7 +17,7 @@ class Reports:
     """
 
     def __init__(self) -> None:
-        self._unheard: deque[tuple[int, int]] = deque()
+        self._unheard: deque[tuple[int, int]] = deque(maxlen=KEPT)
         """Step and time of sending, in order of both."""
 
     def opened(self) -> None:
@@ -21,7 +26,8 @@ class Reports:
 
     def sent(self, step: int, now_ns: int) -> None:
         """A report of this number goes out."""
-        self._unheard.append((step, now_ns))
+        if not self._unheard or now_ns - self._unheard[-1][1] >= APART_NS:
+            self._unheard.append((step, now_ns))
 
     def age_ns(self, step: int, now_ns: int) -> int:
         """Since when a plan is out of date that takes reports up to ``step`` into account; 0: it is not."""
