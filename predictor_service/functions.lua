@@ -1,7 +1,7 @@
-#!lua name=trail_v2
+#!lua name=trail_v3
 
 -- Writes to an engine's posteriors, fenced by its owner epoch ("<incarnation>:<counter>").
--- KEYS: owner, posterior[, predictions channel]. Names carry the version: functions of two releases
+-- KEYS: owner, posterior, commits[, predictions channel]. Names carry the version: functions of two releases
 -- live side by side in one server.
 
 local CHUNK = 1000 -- unpack() has a limit of a few thousand values
@@ -25,6 +25,7 @@ local function claim(keys, args)
     return redis.error_reply('FENCED ' .. previous)
   end
   redis.call('SET', keys[1], epoch, 'EX', expire_s)
+  redis.call('SET', keys[3], 0, 'EX', expire_s)
   local alive = {}
   for i = 3, #args do
     alive[args[i]] = true
@@ -55,29 +56,35 @@ local function parts_of(content, sizes)
   return parts
 end
 
--- ARGV: epoch, expire_s, message ("": publish nothing), number of deletions, id..., then all ids and records, id,
--- record, id, record..., as one string, and the sizes of these. One argument each would cost the client more than all
--- else that it does.
--- Replies 1, or the epoch of the owner where that is another ("": there is none).
+-- ARGV: epoch, expire_s, number of this commit since the claim (0: whichever comes next), message ("": publish
+-- nothing), number of deletions, id..., then all ids and records, id, record, id, record..., as one string, and the
+-- sizes of these. One argument each would cost the client more than all else that it does.
+-- Replies 1, or the epoch of the owner where that is another ("": there is none, or commits before this one are lost,
+-- as after a fail-over to a replica that had not heard of them: what they deleted is still there).
 local function commit(keys, args)
-  local epoch, expire_s, message, deletions = args[1], args[2], args[3], tonumber(args[4])
+  local epoch, expire_s, number, message, deletions = args[1], args[2], tonumber(args[3]), args[4], tonumber(args[5])
   local owner = redis.call('GET', keys[1]) or ''
   if owner ~= epoch then
     return owner
   end
+  local next_number = tonumber(redis.call('GET', keys[3]) or -1) + 1
+  if number ~= 0 and number ~= next_number then
+    return ''
+  end
+  redis.call('SET', keys[3], next_number, 'EX', expire_s)
   local gone = {}
-  for i = 5, 4 + deletions do
+  for i = 6, 5 + deletions do
     gone[#gone + 1] = args[i]
   end
   in_chunks('HDEL', keys[2], gone, 1)
-  in_chunks('HSET', keys[2], parts_of(args[5 + deletions], args[6 + deletions]), 1)
+  in_chunks('HSET', keys[2], parts_of(args[6 + deletions], args[7 + deletions]), 1)
   redis.call('EXPIRE', keys[1], expire_s)
   redis.call('EXPIRE', keys[2], expire_s)
   if message ~= '' then
-    redis.call('SPUBLISH', keys[3], message)
+    redis.call('SPUBLISH', keys[4], message)
   end
   return 1
 end
 
-redis.register_function('trail_claim_v2', claim)
-redis.register_function('trail_commit_v2', commit)
+redis.register_function('trail_claim_v3', claim)
+redis.register_function('trail_commit_v3', commit)

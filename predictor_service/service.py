@@ -64,6 +64,8 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
         """Pumps messages until the client or somebody else (a newer stream, the store, SIGTERM) ends it."""
         stream = Stream()
         pump = asyncio.create_task(self._pump(context, stream))
+        # What it meets once somebody has ended the stream is nobody's business.
+        pump.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
             ends: set[asyncio.Future[Any]] = {pump, stream.ended}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)

@@ -22,11 +22,14 @@ class StoreUnavailable(Exception):
 
 
 class Fenced(Exception):
-    """Another epoch owns the engine; `owner` is "" where the store lost its owner (an empty restart)."""
+    """Another epoch owns the engine; `owner` is "" where the store lost its owner (an empty restart) or commits of it
+    (a fail-over)."""
 
     def __init__(self, owner: str) -> None:
         self.owner = owner
-        super().__init__(f"epoch {owner} owns this engine now" if owner else "the store lost its owner: open again")
+        super().__init__(
+            f"epoch {owner} owns this engine now" if owner else "the store lost what was written: open again"
+        )
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Store:
         names = keys(engine_id)
         try:
             previous, *rest = await self._call(
-                "trail_claim_v2", (names.owner, names.posterior), (epoch, self._expire_s, *living)
+                "trail_claim_v3", (names.owner, names.posterior, names.commits), (epoch, self._expire_s, *living)
             )
         except StoreUnavailable as error:
             refusal, _, owner = str(error).partition(" ")
@@ -75,13 +78,16 @@ class Store:
         records: Mapping[str, bytes],
         gone: Sequence[str] = (),
         message: bytes = b"",
+        number: int = 0,
     ) -> None:
-        """Writes `records`, deletes `gone` and publishes `message`, all or nothing, if `epoch` is the owner."""
+        """Writes `records`, deletes `gone` and publishes `message`, all or nothing, if `epoch` is the owner and this is
+        its commit of that `number` since the claim; 0: whichever comes next."""
         names = keys(engine_id)
         parts = [part for name, record in records.items() for part in (name.encode(), record)]
         sizes = np.fromiter(map(len, parts), dtype="<u4", count=len(parts)).tobytes()
-        arguments = (epoch, self._expire_s, message, len(gone), *gone, b"".join(parts), sizes)
-        owner = await self._call("trail_commit_v2", (names.owner, names.posterior, names.predictions), arguments)
+        arguments = (epoch, self._expire_s, number, message, len(gone), *gone, b"".join(parts), sizes)
+        where = (names.owner, names.posterior, names.commits, names.predictions)
+        owner = await self._call("trail_commit_v3", where, arguments)
         if owner != 1:
             raise Fenced(owner.decode())
 

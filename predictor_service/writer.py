@@ -68,6 +68,7 @@ class Writer:
                 records,
                 applied.gone,
                 published.SerializeToString(),
+                self._number + 1,
             )
         except StoreUnavailable as error:
             self._lose(error)

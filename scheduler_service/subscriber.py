@@ -16,7 +16,8 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
 from scheduler_service import metrics, wire_store
-from scheduler_service.messages import Epoch, PublishedMessage, Snapshot
+from scheduler_service.messages import PublishedMessage, Snapshot
+from scheduler_service.numbering import Numbering
 from sidecar.redis import keys, next_message, subscribe
 
 _OWNER_CHECK_S = 1.0
@@ -46,7 +47,7 @@ class PredictionSubscriber:
         self._keys = keys(engine_id)
         self._sink = sink
         self._log = structlog.get_logger("subscriber")
-        self._last: tuple[Epoch, int] | None = None
+        self._numbering = Numbering()
         self._owner: bytes | str | None = None
 
     async def run(self) -> None:
@@ -82,7 +83,7 @@ class PredictionSubscriber:
     async def _receive(self, pubsub: PubSub, kind: str, data: bytes) -> None:
         if kind == "ssubscribe":
             # Also after the client connected again by itself: whatever was said meanwhile was not heard.
-            self._last = None
+            self._numbering.forget()
             await self._read_stored("subscribed")
             self._sink.on_store(connected=True, reason="")
         elif kind == "smessage":
@@ -96,14 +97,13 @@ class PredictionSubscriber:
             return self._count("unreadable")
         if message.epoch.incarnation != self._incarnation:
             return self._count("foreign")
-        last, self._last = self._last, (message.epoch, message.number)
-        if last is not None and last[0] == message.epoch and message.number <= last[1]:
-            self._last = last
-            return self._count("repeated")
+        heard = self._numbering.hear(message.epoch.counter, message.number)
+        if heard == "repeated":
+            return self._count(heard)
         self._count("used")
         self._sink.on_predictions(message)
-        if last is not None and last != (message.epoch, message.number - 1):
-            await self._read_stored("gap" if last[0] == message.epoch else "epoch")
+        if heard != "next":
+            await self._read_stored(heard)
         return None
 
     async def _check_owner(self) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, TextIO, cast
 
 import structlog
 
@@ -13,6 +13,22 @@ from sidecar.tracing import Span
 Format = Literal["json", "console"]
 
 _CONTEXT = "traceparent"
+
+
+class _Stderr:
+    """Whatever stderr is when a line is written: it may be replaced while the process lives. A line that cannot be
+    written, on a full disk or to a reader that is gone, is lost: serving does not depend on it."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+
+
+_STDERR = _Stderr()
 
 
 def configure(level: str = "info", format: Format = "json") -> None:
@@ -37,8 +53,7 @@ def configure(level: str = "info", format: Format = "json") -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        # Whatever stderr is when a line is written: it may be replaced while the process lives.
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        logger_factory=lambda *_: structlog.PrintLogger(cast(TextIO, _STDERR)),
         cache_logger_on_first_use=False,
     )
 

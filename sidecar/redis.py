@@ -27,6 +27,7 @@ class EngineKeys:
     """Names in the store that belong to one engine; the hash tag keeps them in one cluster slot."""
 
     owner: str
+    commits: str
     posterior: str
     predictions: str
     outcomes: str

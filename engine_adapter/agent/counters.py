@@ -34,7 +34,7 @@ class Counters:
     """Those of age 2 and more whose prediction a decode step refined."""
     plans_received: int = 0
     plans_rejected: int = 0
-    """Plans of another epoch, or that contradict themselves."""
+    """Plans of another epoch, that contradict themselves, or that came again or too late."""
     plans_applied: int = 0
     """Plans that the engine followed for at least one step."""
     preemptions_by_plan: int = 0

@@ -35,7 +35,7 @@ COUNTERS = {
     "predictions_used_past_first_token": "Those of age 2 and more",
     "refined_predictions_used": "Those of age 2 and more whose prediction a decode step refined",
     "plans_received": "Plans received",
-    "plans_rejected": "Plans of another epoch, or that contradict themselves",
+    "plans_rejected": "Plans of another epoch, that contradict themselves, or that came again or too late",
     "plans_applied": "Plans that the engine followed for at least one step",
     "preemptions_by_plan": "Preemptions that a plan asked for and the engine did",
     "preemptions_by_engine": "Preemptions that the engine did by itself, for want of memory",

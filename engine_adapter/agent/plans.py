@@ -20,16 +20,17 @@ class PlanPublisher:
         self._ttl_limit_ms = ttl_limit_ms
         self._numbers = count(1)
 
-    def publish(self, plan: scheduler_pb2.EnginePlan) -> None:
-        """Makes ``plan`` the engine's. Its life starts now. One that contradicts itself is rejected."""
+    def publish(self, plan: scheduler_pb2.EnginePlan, age_ns: int = 0) -> None:
+        """Makes ``plan`` the engine's, which is out of date since ``age_ns``: its life started then. One that is over
+        already, or that contradicts itself, is rejected."""
         received_s = time.perf_counter()
         self._counters.plans_received += 1
         lengths = {len(plan.handles), len(plan.ranks), len(plan.predicted_at_ages)}
-        if len(lengths) > 1:
+        ttl_ns = min(plan.ttl_ms, self._ttl_limit_ms) * 1_000_000 - age_ns
+        if len(lengths) > 1 or ttl_ns <= 0:
             self._counters.plans_rejected += 1
             return
         number = next(self._numbers)
-        ttl_ns = min(plan.ttl_ms, self._ttl_limit_ms) * 1_000_000
         handles = np.array(plan.handles[:MAX_ENTRIES], np.uint64)
         preemptions = plan.preemptions[:MAX_PREEMPTIONS]
         at_ages = np.array(plan.predicted_at_ages[:MAX_ENTRIES], np.uint32)
@@ -55,7 +56,7 @@ class PlanPublisher:
         self._book.fail_open.opened()
 
     def reject(self) -> None:
-        """A plan of another epoch."""
+        """A plan of another epoch, or an old one again."""
         self._counters.plans_received += 1
         self._counters.plans_rejected += 1
 

@@ -1,6 +1,7 @@
 """The stream to the scheduler service: what happens in the engine out, plans in."""
 
 import asyncio
+import time
 
 import grpc
 
@@ -11,6 +12,7 @@ from engine_adapter.agent.hops import Hops
 from engine_adapter.agent.link import Link
 from engine_adapter.agent.living import LivingRequests
 from engine_adapter.agent.plans import PlanPublisher
+from engine_adapter.agent.reports import Reports
 from engine_adapter.agent.scheduler_outbox import SchedulerOutbox
 from engine_adapter.agent.settings import AgentSettings
 from engine_adapter.records import Engine
@@ -41,6 +43,8 @@ class SchedulerLink(Link[scheduler_pb2.CoordinateRequest, scheduler_pb2.Coordina
         self._steps = StepNumbers()
         self._epoch = engine_pb2.Epoch()
         self._capacity = scheduler_pb2.EngineCapacity()
+        self._reports = Reports()
+        self._newest_plan = 0
         self.outbox = SchedulerOutbox(counters)
 
     def engine(self, engine: Engine) -> None:
@@ -61,6 +65,8 @@ class SchedulerLink(Link[scheduler_pb2.CoordinateRequest, scheduler_pb2.Coordina
 
     async def _first(self, epoch: engine_pb2.Epoch) -> scheduler_pb2.CoordinateRequest:
         self._epoch = epoch
+        self._reports.opened()
+        self._newest_plan = 0
         self.outbox.start()
         return scheduler_pb2.CoordinateRequest(
             open=scheduler_pb2.OpenCoordinate(
@@ -81,15 +87,18 @@ class SchedulerLink(Link[scheduler_pb2.CoordinateRequest, scheduler_pb2.Coordina
             delta.step = self._steps.next(self.outbox.engine_step)
             if delta.HasField("running") and (traceparent := self._hops.reporting()):
                 delta.traceparent = traceparent
+            self._reports.sent(delta.step, time.monotonic_ns())
             # A service that does not read is noticed here: flow control holds the write up.
             async with asyncio.timeout(self._settings.ack_timeout_ms / 1000):
                 await call.write(scheduler_pb2.CoordinateRequest(delta=delta))
 
     def _received(self, response: scheduler_pb2.CoordinateResponse) -> None:
-        if response.plan.epoch == self._epoch:
-            self._plans.publish(response.plan)
-        else:
+        plan = response.plan
+        if plan.epoch != self._epoch or plan.number <= self._newest_plan:
             self._plans.reject()
+            return
+        self._newest_plan = plan.number
+        self._plans.publish(plan, self._reports.age_ns(plan.step, time.monotonic_ns()))
 
     def _moved(self) -> None:
         """The plan stays: the next one follows before it is too old."""

@@ -93,12 +93,13 @@ def _running(step: Step) -> scheduler_pb2.RunningRequests:
 
 
 def _outcome(finished: Finished) -> scheduler_pb2.Outcome:
+    """Times are by the engine's wall clock; where that was set back meanwhile they are unknown, which is 0."""
     return scheduler_pb2.Outcome(
         handle=finished.handle,
         reason=scheduler_pb2.FinishReason.ValueType(finished.reason),
         output_tokens=finished.output_tokens,
-        latency_s=finished.latency_s,
-        time_to_first_token_s=finished.time_to_first_token_s,
+        latency_s=max(finished.latency_s, 0.0),
+        time_to_first_token_s=max(finished.time_to_first_token_s, 0.0),
         preemptions=finished.preemptions,
         recomputed_tokens=finished.recomputed_tokens,
     )

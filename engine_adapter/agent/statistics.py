@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import structlog
 from prometheus_client import Histogram
 
 from engine_adapter.agent.counters import Counters
@@ -30,6 +31,8 @@ class Statistics:
     ) -> None:
         self._counters, self._plans, self._living, self._links, self._hops = counters, plans, living, links, hops
         self._started_s = time.time()
+        self._written = True
+        self._log = structlog.get_logger("statistics")
 
     def snapshot(self) -> dict[str, Any]:
         """All numbers. ``counters`` and the histograms only rise; the derived ones are over the agent's whole life."""
@@ -51,10 +54,20 @@ class Statistics:
         }
 
     def write(self, path: Path) -> None:
-        """Replaces the file at ``path`` as a whole: a reader sees the old one or the new one."""
+        """Replaces the file at ``path`` as a whole: a reader sees the old one or the new one.
+
+        Where there is no room for it the old one stays; that is logged once, until it can be written again.
+        """
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        fresh.write_text(json.dumps(self.snapshot()))
-        fresh.replace(path)
+        try:
+            fresh.write_text(json.dumps(self.snapshot()))
+            fresh.replace(path)
+            self._written = True
+        except OSError as error:
+            if self._written:
+                self._log.warning("statistics not written", path=str(path), reason=str(error))
+            self._written = False
+            fresh.unlink(missing_ok=True)
 
 
 def _share(part: float, whole: float) -> float | None:

@@ -72,6 +72,10 @@ class Scheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
 
     ttl_ms: int = 5_000
     foreign_epochs: bool = False
+    deaf: bool = False
+    """Goes on planning, by what it heard before."""
+    replaying: bool = False
+    """Sends its first plan again after each new one."""
     opens: list[scheduler_pb2.OpenCoordinate] = field(default_factory=list)
     deltas: list[scheduler_pb2.StateDelta] = field(default_factory=list)
     preemptions: list[scheduler_pb2.Preemption] = field(default_factory=list)
@@ -80,7 +84,8 @@ class Scheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
         self, requests: AsyncIterator[scheduler_pb2.CoordinateRequest], context: Any
     ) -> AsyncIterator[scheduler_pb2.CoordinateResponse]:
         living: dict[int, int] = {}
-        number = 0
+        number = step = 0
+        first: scheduler_pb2.EnginePlan | None = None
         async for request in requests:
             if request.HasField("open"):
                 self.opens.append(request.open)
@@ -90,18 +95,26 @@ class Scheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
             else:
                 delta = request.delta
                 self.deltas.append(delta)
+                step = step if self.deaf else delta.step
                 living |= {declared.handle: declared.age_tokens for declared in delta.arrived}
                 living |= dict(zip(delta.running.handles, delta.running.ages, strict=True))
                 for outcome in delta.finished:
                     living.pop(outcome.handle, None)
             number += 1
-            yield scheduler_pb2.CoordinateResponse(plan=self._plan(epoch, number, living))
+            plan = self._plan(epoch, number, step, living)
+            yield scheduler_pb2.CoordinateResponse(plan=plan)
+            if self.replaying and first is not None:
+                yield scheduler_pb2.CoordinateResponse(plan=first)
+            first = first or plan
 
-    def _plan(self, epoch: engine_pb2.Epoch, number: int, living: dict[int, int]) -> scheduler_pb2.EnginePlan:
+    def _plan(
+        self, epoch: engine_pb2.Epoch, number: int, step: int, living: dict[int, int]
+    ) -> scheduler_pb2.EnginePlan:
         order = list(reversed(living))
         return scheduler_pb2.EnginePlan(
             epoch=engine_pb2.Epoch(incarnation=1, counter=1) if self.foreign_epochs else epoch,
             number=number,
+            step=step,
             ttl_ms=self.ttl_ms,
             handles=order,
             ranks=[float(rank) for rank in range(len(order))],

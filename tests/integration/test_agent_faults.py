@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -159,6 +160,26 @@ async def test_a_broken_record_costs_a_resynchronisation_and_not_the_agent(tmp_p
     assert "broken event" in log
     assert "broken rows" in log
     assert "Traceback" not in log
+
+
+async def test_a_full_disk_costs_statistics_and_not_the_agent(
+    tmp_path: Path, services: Services, start_agent: StartAgent
+) -> None:
+    harness = Harness(tmp_path, DIM)
+    agent = await start_agent(harness)
+    harness.submit(2)
+    await harness.until(lambda: harness.engine.plan)
+    resource.prlimit(agent.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    full_s = time.time()
+    # One that was being written may still come.
+    await harness.until(lambda: time.time() > full_s + 1.5)
+    newest_s, deltas = harness.statistics()["written_s"], len(services.scheduler.deltas)
+    await harness.until(lambda: time.time() > full_s + 4)
+    assert agent.returncode is None
+    assert harness.statistics()["written_s"] == newest_s
+    await harness.until(lambda: len(services.scheduler.deltas) > deltas and harness.engine.plan)
+    resource.prlimit(agent.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    await harness.until(lambda: harness.statistics()["written_s"] > newest_s)
 
 
 async def test_without_services_the_agent_waits_and_the_engine_serves(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from engine_adapter.records import handle_of
-from tests.integration.agent_harness import ENGINE_ID, AgentProcess, Harness
+from tests.integration.agent_harness import ENGINE_ID, STEP_S, AgentProcess, Harness
 from tests.integration.agent_services import DIM, Predictor, Scheduler, Served
 from trail.v1 import scheduler_pb2
 
@@ -186,6 +186,34 @@ async def test_a_plan_of_another_epoch_is_ignored(site: Site) -> None:
         lambda: len(site.scheduler.deltas) > 5 and site.harness.statistics()["counters"]["plans_rejected"] > 2
     )
     assert site.engine.plan is None
+
+
+async def test_a_scheduler_that_hears_nothing_more_steers_for_one_time_to_live(site: Site) -> None:
+    site.scheduler.ttl_ms = 300
+    site.harness.submit(3)
+    await site.harness.until(lambda: site.engine.plan)
+    site.scheduler.deaf = True
+    await site.harness.until(lambda: site.engine.plan is None)
+    deltas = len(site.scheduler.deltas)
+    await site.harness.until(lambda: len(site.scheduler.deltas) > deltas + 20)
+    assert site.engine.plan is None
+    site.scheduler.deaf = False
+    await site.harness.until(lambda: site.engine.plan)
+
+
+async def test_a_plan_that_comes_again_changes_nothing(site: Site) -> None:
+    site.scheduler.replaying = True
+    site.harness.submit(1)
+    await site.harness.until(lambda: site.engine.plan)
+    names = site.harness.submit(2)
+    newest = {handle_of(name) for name in names}
+    await site.harness.until(lambda: site.engine.plan and newest <= set(site.engine.plan.handles.tolist()))
+    for _ in range(50):
+        await asyncio.sleep(STEP_S)
+        site.engine.step()
+        assert site.engine.plan is not None
+        assert newest <= set(site.engine.plan.handles.tolist())
+    await site.harness.until(lambda: site.harness.statistics()["counters"]["plans_rejected"] > 2)
 
 
 async def test_sigterm_withdraws_the_plan_and_ends_in_order(site: Site) -> None:

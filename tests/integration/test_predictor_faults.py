@@ -322,6 +322,20 @@ async def test_functions_that_an_operator_flushed_are_loaded_again(models: Path,
         assert not (await stream.step(decodes=decode_rows([1], [1]))).degraded
 
 
+async def test_a_request_whose_end_was_lost_in_a_fail_over_does_not_live_on(models: Path, valkey: Valkey) -> None:
+    async with predictor(models, valkey) as connected:
+        stream = connected.stream(counter=1)
+        await stream.open(declaration(1), declaration(2))
+        with valkey.client() as store:
+            kept = {key: store.dump(key) for key in store.keys("trail:*")}
+            await stream.step(decodes=decode_rows([1], [1]), finished=[2])
+            for key, content in kept.items():
+                store.restore(key, 0, content, replace=True)
+        assert "open again" in await aborted(stream, age=2)
+        await connected.stream(counter=2).open(declaration(1, age_tokens=2))
+        assert set(snapshot(valkey)[1]) == {b"r1"}
+
+
 async def test_damaged_records_are_ignored(models: Path, valkey: Valkey) -> None:
     with valkey.client() as store:
         store.hset(NAMES.posterior, mapping={"r1": b"\xff\xff\xff", "r2": b"", "r9": b"x"})

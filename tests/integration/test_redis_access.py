@@ -176,7 +176,7 @@ def test_a_user_can_do_nothing_else(secured: Secured, user: str) -> None:
             with pytest.raises(NoPermissionError):
                 client.execute_command(*command.split())
         if user == "trail-scheduler":
-            for command in ("FUNCTION LOAD x", "FCALL trail_claim_v2 0", "SPUBLISH trail:x y"):
+            for command in ("FUNCTION LOAD x", "FCALL trail_claim_v3 0", "SPUBLISH trail:x y"):
                 with pytest.raises(NoPermissionError):
                     client.execute_command(*command.split())
 

@@ -74,6 +74,19 @@ async def test_a_lost_message_is_made_up_for_from_the_store(channel: grpc.aio.Ch
         await planned(connected, [2, 1])
 
 
+async def test_one_damaged_number_does_not_silence_the_predictor(channel: grpc.aio.Channel, predictor: Predictor):
+    async with engine(channel, ENGINE, slots=8, handles=(1, 2)) as connected:
+        await predictor.listened_to()
+        await connected.step({1: 3, 2: 3})
+        predictor.number = 2**60
+        predictor.publish(3, {1: 10.0, 2: 20.0})
+        await planned(connected, [1, 2])
+        predictor.number = 0
+        for age in range(4, 8):
+            predictor.publish(age, {1: 30.0, 2: 20.0})
+        await planned(connected, [2, 1])
+
+
 async def test_predictions_of_another_incarnation_are_ignored(
     channel: grpc.aio.Channel, predictor: Predictor, valkey: Valkey
 ):

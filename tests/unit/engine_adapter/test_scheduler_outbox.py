@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from engine_adapter.agent.counters import Counters
 from engine_adapter.agent.scheduler_outbox import SchedulerOutbox
 from engine_adapter.records import Engine, handle_of
@@ -72,3 +74,11 @@ def test_between_streams_nothing_piles_up_and_lost_outcomes_are_counted() -> Non
     assert counters.outcomes_lost == 2
     waiting.start()
     assert waiting.take() is None
+
+
+def test_an_engines_clock_that_was_set_back_makes_no_negative_times() -> None:
+    waiting, _ = outbox()
+    waiting.finished(replace(finished("a"), latency_s=-3600.0, time_to_first_token_s=-3599.0))
+    delta = waiting.take()
+    assert delta is not None
+    assert [(o.latency_s, o.time_to_first_token_s) for o in delta.finished] == [(0.0, 0.0)]

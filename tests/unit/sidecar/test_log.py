@@ -1,6 +1,9 @@
 import asyncio
+import contextlib
 import json
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -68,3 +71,17 @@ def test_people_get_lines_without_braces(capsys: pytest.CaptureFixture[str]) -> 
     line = capsys.readouterr().err
     assert "ready" in line
     assert not line.lstrip().startswith("{")
+
+
+def test_a_line_that_cannot_be_written_is_lost_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.configure("info", "json")
+    full = Path("/dev/full").open("w")  # noqa: SIM115 - closing it fails too
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", full)
+        structlog.get_logger().info("lost")
+    with contextlib.suppress(OSError):
+        full.close()
+    structlog.get_logger().info("written")
+    assert json.loads(capsys.readouterr().err)["event"] == "written"
