@@ -5,7 +5,7 @@ READY  := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint chaos vllm-sources bench-loop audit proto stubs examples lock clean
+.PHONY: help setup demo test lint chaos soak vllm-sources bench-loop audit proto stubs examples lock clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,11 @@ test: lint  ## Lint, types and all tests
 
 chaos: $(READY)  ## Puts a loaded engine through every fault (about 8 minutes); CHAOS=vllm: the main ones on a real vLLM
 	$(if $(filter vllm,$(CHAOS)),pytest tests/e2e/test_faults.py,python -m tests.chaos $(CHAOS))
+
+MINUTES ?= 5
+
+soak: $(READY)  ## Memory, files and latency while engines come and go (MINUTES=5); MINUTES=120: two hours
+	python -m benchmarks.soak --minutes $(MINUTES)
 
 lint: $(READY)  ## ruff, mypy, buf
 	ruff check .

