@@ -195,9 +195,11 @@ class RingConsumer(_Ring):
         """The oldest record, or None when there is none.
 
         Raises:
-            RingError: the record's length is impossible; call ``resynchronise``.
+            RingError: a record's length, or what is said to be written, is impossible; call ``resynchronise``.
         """
         head, tail = self._header[_HEAD], self._header[_TAIL]
+        if not 0 <= head - tail <= self._capacity:
+            raise RingError(f"{head - tail} bytes are said to be written, of {self._capacity}")
         while tail != head:
             at = tail % self._capacity
             size = int.from_bytes(self._bytes[at : at + _LENGTH], "little")

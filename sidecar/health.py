@@ -34,11 +34,12 @@ class Health:
         self._log = structlog.get_logger("health")
 
     def set(self, component: str, serving: bool, reason: str = "") -> None:
-        """Notes that `component` works or does not; says so in the log when that is news."""
-        before = self._components.get(component)
-        self._components[component] = Component(serving, reason)
-        if before is None or before.serving != serving:
-            self._log.info("health", component=component, serving=serving, reason=reason)
+        """Notes that `component` works or does not; says so in the log when that, or why not, is news."""
+        before, now = self._components.get(component), Component(serving, reason)
+        self._components[component] = now
+        if before is None or before.serving != serving or not (serving or before == now):
+            tell = self._log.info if serving else self._log.warning
+            tell("health", component=component, serving=serving, reason=reason)
         self._changed.set()
 
     def drain(self) -> None:

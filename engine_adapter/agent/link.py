@@ -53,7 +53,7 @@ class Link(ABC, Generic[Request, Response]):
         self._wake = asyncio.Event()
         self._reopen = asyncio.Event()
         self._backoff = Backoff(settings.reconnect_initial_ms / 1000, settings.reconnect_max_ms / 1000)
-        self._log = structlog.get_logger(self.name)
+        self._log = structlog.get_logger(self.name).bind(link=self.name)
         self._last_fault = ""
         self._old = asyncio.Event()
         self.connected = False

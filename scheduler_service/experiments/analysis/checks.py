@@ -102,9 +102,9 @@ def carryover(blocks: Sequence[Block], arms: Sequence[str], figure: Figure) -> C
             [*(engine == each for each in engines)]
             + [*(block.arm == arm for arm in arms[1:]), *(before.arm == arm for arm in arms[1:])]
         )
-    design = np.array(rows, np.float64).reshape(len(rows), -1)
     more = len(arms) - 1
-    if len(values) < 4 * (len(engines) + 2 * more) or np.linalg.matrix_rank(design) < design.shape[1]:
+    design = np.array(rows, np.float64).reshape(len(rows), len(engines) + 2 * more)
+    if len(values) < 4 * design.shape[1] or np.linalg.matrix_rank(design) < design.shape[1]:
         return Check(name, None, True, f"too few blocks to tell ({len(values)})")
     fitted = sm.OLS(np.array(values), design).fit(cov_type="HC3")
     restriction = np.eye(design.shape[1])[-more:]

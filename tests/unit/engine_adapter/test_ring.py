@@ -126,3 +126,16 @@ def test_a_broken_length_is_an_error_and_never_a_loop(path: Path, length: bytes)
     consumer.resynchronise()
     producer.write(b"good")
     assert consumer.read() == b"good"
+
+
+@pytest.mark.parametrize("head", [CAPACITY + CELL, 2**63, 2**64 - 1])
+def test_more_than_the_ring_holds_was_never_written(path: Path, head: int) -> None:
+    producer, consumer = RingProducer(path, CAPACITY), RingConsumer(path, CAPACITY)
+    producer.write(b"x" * 100)
+    with path.open("r+b") as file:
+        file.seek(HEAD_BYTE)
+        file.write(head.to_bytes(8, "little"))
+    with pytest.raises(RingError, match="bytes are said to be written, of 1024"):
+        consumer.read()
+    consumer.resynchronise()
+    assert consumer.read() is None

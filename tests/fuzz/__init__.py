@@ -1,0 +1,1 @@
+"""Everything that comes from outside, given what nobody would send."""
