@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 _FIELDS = {
     "Model": {"graph": (7, "Graph"), "functions": (25, "Function")},
-    "Function": {"node": (7, "Node")},
+    "Function": {"node": (7, "Node"), "attribute_proto": (11, "Attribute")},
     "Graph": {"node": (1, "Node"), "initializer": (5, "Tensor"), "sparse_initializer": (15, "SparseTensor")},
     "Node": {"attribute": (5, "Attribute")},
     "Attribute": {

@@ -120,6 +120,7 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
     ) -> predictor_pb2.StreamPredictResponse:
         wire.epoch_text(message.epoch)
         wire.check_layout(message, artefact)
+        wire.check_counts(message.requests, (), self._settings.max_requests_per_engine, field="open.requests")
         declared = wire.declarations(message.requests, field="open.requests")
         writer = Writer(self._store, self._availability, engine.engine_id, message.epoch)
         predictions, restored = await engine.open(stream, writer, artefact, declared, message.projection)
@@ -145,6 +146,8 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
                 f"but the stream was opened with {wire.epoch_text(opened.epoch)}",
             )
         most = self._settings.max_rows_per_step
+        living = self._settings.max_requests_per_engine
+        wire.check_counts(message.declared, message.finished, living, field="step.finished")
         step = wire.step(message, dim=opened.dim, max_rows=most, projection=opened.projection)
         self._admission.took(step.rows)
         metrics.STEP_SECONDS.labels("read").observe(time.perf_counter() - begun_s)
@@ -171,6 +174,8 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before work began")
         try:
             artefact = self._catalogue.get(request.model)
+            living, told = self._settings.max_requests_per_engine, request.step
+            wire.check_counts(told.declared, told.finished, living, field="step.finished")
             step = wire.step(request.step, dim=artefact.manifest.dim, max_rows=self._settings.max_rows_per_step)
             found = await predict(artefact, step, max_requests=self._settings.max_requests_per_engine)
         except (InvalidField, Refused) as error:
@@ -197,6 +202,7 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
     async def Forget(self, request: predictor_pb2.ForgetRequest, context: Context) -> predictor_pb2.ForgetResponse:
         try:
             engine = self._engines.get(wire.engine_id(request.engine_id))
+            wire.check_counts((), request.request_ids, self._settings.max_requests_per_engine, field="request_ids")
             served = None if engine is None else await engine.forget(request.request_ids)
             if served is None:
                 served = await self._store.forget(request.engine_id, request.request_ids)

@@ -90,7 +90,7 @@ class EngineSession:
 
     def forget(self, request_ids: Iterable[str]) -> list[str]:
         """Drops requests; returns those that were there."""
-        slots = [self.requests.slot_of_id(request_id) for request_id in request_ids]
+        slots = [self.requests.slot_of_id(request_id) for request_id in dict.fromkeys(request_ids)]
         return [self._remove(slot) for slot in slots if slot is not None]
 
     def _remove(self, slot: int) -> str:

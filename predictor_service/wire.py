@@ -3,18 +3,21 @@
 import re
 from collections.abc import Iterable, Sequence
 
+import grpc
 import numpy as np
 
 from predictor_service.artefact import Artefact
 from predictor_service.prompt import Prompt
 from predictor_service.step import Declaration, Predictions, Rows, Step
 from sidecar import vectors
-from sidecar.errors import InvalidField
+from sidecar.errors import InvalidField, Refused
 from trail.v1 import engine_pb2, predictor_pb2
 
 ENGINE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 MAX_REQUEST_ID_BYTES = 256
 MAX_TOKENS = 10_000_000
+ENDED_AT_MOST = 4
+"""Times the requests that may live at once: so many may end in one message."""
 
 
 def engine_id(value: str) -> str:
@@ -55,6 +58,18 @@ def check_put(message: predictor_pb2.PutPredictionRequest) -> None:
 
 def declarations(messages: Iterable[engine_pb2.RequestDeclaration], *, field: str) -> tuple[Declaration, ...]:
     return tuple(_declaration(message, f"{field}[{i}]") for i, message in enumerate(messages))
+
+
+def check_counts(declared: Sequence[object], ended: Sequence[object], most: int, *, field: str) -> None:
+    """Before anything is made of them: a message is not to hold everybody up only to be refused.
+
+    Raises Refused for more new requests than may live, and InvalidField for more ends than there can be.
+    """
+    if len(declared) > most:
+        text = f"declared: more than {most} living requests (max_requests_per_engine)"
+        raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, text, retry_after_ms=1000)
+    if len(ended) > ENDED_AT_MOST * most:
+        raise InvalidField(field, f"{len(ended)} requests", limit=f"{ENDED_AT_MOST} times max_requests_per_engine")
 
 
 def step(message: predictor_pb2.PredictStep, *, dim: int, max_rows: int, projection: str = "") -> Step:

@@ -20,10 +20,10 @@ _EPOCH = Epoch(1, 0)
 
 def view_of(request: scheduler_pb2.PlanRequest, settings: SchedulerSettings) -> EngineView:
     """Raises InvalidField. Running requests are taken to have the KV entries of all their tokens."""
+    named, limit = len(request.waiting) + len(request.running), settings.max_requests_per_engine
+    if named > limit:
+        raise InvalidField("waiting or running", f"{named} requests are too many", limit=limit)
     requests = wire.declarations([*request.waiting, *request.running], "waiting or running")
-    if len(requests) > settings.max_requests_per_engine:
-        limit = settings.max_requests_per_engine
-        raise InvalidField("waiting or running", f"{len(requests)} requests are too many", limit=limit)
     running = requests[len(request.waiting) :]
     capacity = wire.capacity(request.capacity)
     state = EngineState(capacity, settings.assumptions)

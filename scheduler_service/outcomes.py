@@ -16,6 +16,8 @@ from sidecar.redis import STORE_ERRORS, keys
 
 _QUEUE_MAX = 4096
 _BATCH_MAX = 256
+KEPT_S = 90 * 24 * 3600
+"""Since an engine's newest outcome."""
 
 Entry = dict[str, str | int | float]
 
@@ -58,6 +60,8 @@ class OutcomeLog:
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for key, fields in batch:
                     pipeline.xadd(key, fields, maxlen=self._max_entries, approximate=True)  # type: ignore[arg-type]
+                for key in {key for key, _ in batch}:
+                    pipeline.expire(key, KEPT_S)
                 await pipeline.execute()
         except STORE_ERRORS as error:
             metrics.OUTCOMES.labels("failed").inc(len(batch))

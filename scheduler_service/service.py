@@ -63,6 +63,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             return None
         if first.WhichOneof("message") != "open":
             raise Refused(grpc.StatusCode.FAILED_PRECONDITION, "the first message must be open")
+        wire.check_counts(len(first.open.requests), 0, self._settings.max_requests_per_engine, "open.requests")
         return wire.opening(first.open)
 
     async def _greet(self, session: EngineSession, context: _Context) -> None:
@@ -92,7 +93,9 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         while (message := await context.read()) is not grpc.aio.EOF:
             if message.WhichOneof("message") != "delta":
                 raise Refused(grpc.StatusCode.FAILED_PRECONDITION, "only deltas may follow open")
-            session.apply(wire.delta(message.delta, self._settings.max_rows_per_step))
+            delta, most = message.delta, self._settings.max_requests_per_engine
+            wire.check_counts(len(delta.arrived), max(len(delta.finished), len(delta.preempted)), most, "delta.arrived")
+            session.apply(wire.delta(delta, self._settings.max_rows_per_step))
 
     async def _write(self, session: EngineSession, context: _Context) -> None:
         async with contextlib.aclosing(session.plans()) as plans:  # type: ignore[type-var]

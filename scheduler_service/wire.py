@@ -6,15 +6,19 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
+import grpc
 import numpy as np
 
 from scheduler_service.messages import Declaration, Delta, Epoch, Open, Outcome, Running
 from scheduler_service.view import Capacity, Ints
-from sidecar.errors import InvalidField
+from sidecar.errors import InvalidField, Refused
 from trail.v1 import engine_pb2, scheduler_pb2
 
 _ENGINE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-MAX_REQUEST_ID_BYTES = 256
+MAX_REQUEST_ID_BYTES = MAX_TENANT_BYTES = 256
+MAX_TOKENS = 10_000_000
+ENDED_AT_MOST = 4
+"""Times the requests that may live at once: so many may end, or be preempted, in one message."""
 
 
 def engine_id(value: str, field: str) -> str:
@@ -56,6 +60,8 @@ def _declaration(message: engine_pb2.RequestDeclaration, field: str) -> Declarat
     size = len(message.request_id.encode())
     if not 0 < size <= MAX_REQUEST_ID_BYTES:
         raise InvalidField(f"{field}.request_id", f"has {size} bytes", limit=f"1 to {MAX_REQUEST_ID_BYTES}")
+    if (size := len(message.tenant.encode())) > MAX_TENANT_BYTES:
+        raise InvalidField(f"{field}.tenant", f"has {size} bytes", limit=MAX_TENANT_BYTES)
     return Declaration(
         handle=message.handle,
         request_id=message.request_id,
@@ -67,6 +73,18 @@ def _declaration(message: engine_pb2.RequestDeclaration, field: str) -> Declarat
         deadline_s=_finite(message.deadline_s, f"{field}.deadline_s"),
         declared_output_tokens=message.declared_output_tokens,
     )
+
+
+def check_counts(named: int, ended: int, most: int, field: str) -> None:
+    """Before anything is made of them: a message is not to hold everybody up only to be refused.
+
+    Raises Refused for more requests than may live, and InvalidField for more ends than there can be.
+    """
+    if named > most:
+        text = f"{field}: {named} living requests are too many (limit {most})"
+        raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, text, retry_after_ms=1000)
+    if ended > ENDED_AT_MOST * most:
+        raise InvalidField("delta.finished", f"{ended} are too many", limit=ENDED_AT_MOST * most)
 
 
 def delta(message: scheduler_pb2.StateDelta, max_rows: int) -> Delta:
@@ -99,6 +117,8 @@ def _running(message: scheduler_pb2.RunningRequests, max_rows: int) -> Running:
 
 
 def _outcome(message: scheduler_pb2.Outcome) -> Outcome:
+    if message.output_tokens > MAX_TOKENS:
+        raise InvalidField("delta.finished.output_tokens", f"{message.output_tokens} are too many", limit=MAX_TOKENS)
     known = message.reason in scheduler_pb2.FinishReason.values()
     name = scheduler_pb2.FinishReason.Name(message.reason) if known else "FINISH_REASON_UNSPECIFIED"
     return Outcome(

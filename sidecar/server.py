@@ -11,13 +11,12 @@ import structlog
 import uvloop
 from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as grpc_health_aio
 from grpc_reflection.v1alpha import reflection
 
 from sidecar import permissions, stream_age
 from sidecar.access import AccessError
 from sidecar.guard import Guard
-from sidecar.health import Health
+from sidecar.health import Health, HealthServicer
 from sidecar.settings import ServerSettings
 from sidecar.stopping import stop as stop_all
 from sidecar.stopping import until_told
@@ -55,8 +54,7 @@ async def run(
     guard = _guard(name, settings)
     server = grpc.aio.server(options=_options(settings), interceptors=[guard] if guard else [])
     services = list(add_services(server))
-    health_servicer = grpc_health_aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(health, services), server)
     offered = (*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(offered, server)
     _all_have_rules(name, offered)
@@ -64,9 +62,7 @@ async def run(
     stop = asyncio.Event()
     with _metrics(name, settings), until_told(stop, exit_with_parent=settings.exit_with_parent):
         await server.start()
-        background = [asyncio.create_task(health.report(health_servicer, services))]
-        if guard is not None:
-            background.append(asyncio.create_task(guard.watch()))
+        background = [] if guard is None else [asyncio.create_task(guard.watch())]
         log.info(
             "ready",
             address=f"{settings.host}:{port}",
@@ -102,6 +98,9 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
         ("grpc.http2.max_ping_strikes", 0),
+        # Strangers reach the health service: a message is as large as what they send for it, and streams have an end.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
+        ("grpc.max_concurrent_streams", 1024),
     ]
 
 

@@ -113,3 +113,16 @@ def test_an_operator_of_somebody_s_own_is_refused() -> None:
 def test_what_is_no_onnx_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match="not an ONNX file"):
         check_self_contained(content)
+
+
+def test_values_elsewhere_are_found_in_a_functions_default_too():
+    tensor = helper.make_tensor("t", TensorProto.FLOAT, [1], [0.0])
+    tensor.ClearField("float_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="secret.bin")
+    function = helper.make_function("here", "F", [], ["y"], [], [helper.make_opsetid("", 17)])
+    function.attribute_proto.append(helper.make_attribute("value", tensor))
+    graph = helper.make_graph([], "g", [], [])
+    model = helper.make_model(graph, functions=[function])
+    with pytest.raises(ValueError, match="another file"):
+        check_self_contained(model.SerializeToString())

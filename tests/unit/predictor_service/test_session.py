@@ -167,3 +167,8 @@ def test_nothing_is_predicted_beyond_the_cap_that_a_request_carries(session: Eng
     assert found.mean[found.handles == 2] > 16, "where nothing is capped, the same states say more"
     at_the_cap = session.apply(step(2, decodes=rows(h1=20))).predictions
     assert (at_the_cap.mean <= 1).all(), "alive, so at most one token is still to come"
+
+
+def test_a_request_that_is_named_twice_is_forgotten_once(session: EngineSession) -> None:
+    session.open([declare(1), declare(2)], {})
+    assert session.forget(["r1", "r1", "nobody"]) == ["r1"]

@@ -4,7 +4,7 @@ import pytest
 
 from scheduler_service import wire, wire_policy, wire_store
 from scheduler_service.choice import PolicyBook, PolicyChoice
-from sidecar.errors import InvalidField
+from sidecar.errors import InvalidField, Refused
 from trail.v1 import engine_pb2, predictor_pb2, scheduler_pb2, state_pb2
 
 EPOCH = engine_pb2.Epoch(incarnation=3, counter=1)
@@ -27,12 +27,14 @@ def running(handles: list[int], ages: list[int], computed: list[int]) -> schedul
         ({"arrived": [engine_pb2.RequestDeclaration(handle=1)]}, "delta.arrived.request_id"),
         ({"arrived": [declared(request_id="x" * 300)]}, "delta.arrived.request_id"),
         ({"arrived": [declared(arrival_time_s=float("nan"))]}, "delta.arrived.arrival_time_s"),
+        ({"arrived": [declared(tenant="é" * 129)]}, "delta.arrived.tenant"),
         ({"running": running([1, 2], [1], [1, 1])}, "delta.running.ages"),
         ({"running": running([1, 2], [1, 1], [1])}, "delta.running.computed_tokens"),
         ({"running": running([1, 1], [1, 1], [1, 1])}, "delta.running.handles"),
         ({"running": running([1, 2, 3, 4, 5], [1] * 5, [1] * 5)}, "delta.running.handles"),
         ({"preempted": [4, 4]}, "delta.preempted"),
         ({"finished": [scheduler_pb2.Outcome(handle=4)] * 2}, "delta.finished.handle"),
+        ({"finished": [scheduler_pb2.Outcome(handle=4, output_tokens=2**32 - 1)]}, "delta.finished.output_tokens"),
         ({"step_duration_s": -1.0}, "delta.step_duration_s"),
     ],
 )
@@ -40,6 +42,14 @@ def test_a_malformed_delta_is_refused_with_the_field_that_is_wrong(fields: dict[
     with pytest.raises(InvalidField) as error:
         wire.delta(scheduler_pb2.StateDelta(**{"epoch": EPOCH} | fields), max_rows=4)
     assert error.value.field == names
+
+
+def test_more_than_may_live_is_refused_before_anything_is_made_of_it():
+    wire.check_counts(4, 16, 4, "delta.arrived")
+    with pytest.raises(Refused, match="delta.arrived: 5 living requests are too many .limit 4."):
+        wire.check_counts(5, 0, 4, "delta.arrived")
+    with pytest.raises(InvalidField, match="delta.finished: 17 are too many"):
+        wire.check_counts(0, 17, 4, "delta.arrived")
 
 
 @pytest.mark.parametrize("engine_id", ["", "a b", "x{y}", "é", "a" * 129])
