@@ -5,7 +5,7 @@ READY  := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint chaos soak vllm-sources bench-loop audit proto stubs examples lock clean
+.PHONY: help setup demo test lint chaos soak fuzz vllm-sources bench-loop audit proto stubs examples lock clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,12 @@ lint: $(READY)  ## ruff, mypy, buf
 	ruff format --check .
 	mypy
 	buf lint proto
+
+RUNS ?= 100000
+
+fuzz: $(READY)  ## Coverage-guided inputs to all that reads what others wrote (RUNS=100000 for each)
+	pip install --quiet atheris==3.0.0
+	python -m tests.fuzz --runs $(RUNS)
 
 vllm-sources: $(READY)  ## Fetches the oldest and newest supported vLLM's sources (700 MB), for `make test` to test
 	python -m tests.integration.vllm_sources
