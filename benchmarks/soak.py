@@ -198,9 +198,6 @@ def _sample(at_s: float, processes: Mapping[str, psutil.Process], store: redis.R
     if told["loop_ms"] is not None:
         found |= {"loop_p50_ms": told["loop_ms"]["p50"], "loop_p99_ms": told["loop_ms"]["p99"]}
     found["predictions_per_s"] = told["predictions_per_s"]
-    # A tally keeps the latencies that it was told until it is asked to begin anew.
-    for tally in load.tallies:
-        tally.latencies_ms.clear()
     return found
 
 

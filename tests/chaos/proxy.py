@@ -10,11 +10,13 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from sidecar.stopping import first_of
 
 CHUNK_BYTES = 65_536
 WAITING_CHUNKS = 64
@@ -160,16 +162,3 @@ async def _forever_after(task: asyncio.Task[None]) -> None:
     """Raises what the task raises; does not end with it."""
     await task
     await asyncio.Event().wait()
-
-
-async def first_of(*parts: Awaitable[None]) -> None:
-    """Until one of them ends; its exception is raised."""
-    tasks = [asyncio.ensure_future(part) for part in parts]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -34,14 +34,13 @@ class Load:
 
     def __init__(self, options: LoadOptions) -> None:
         self.options = options
-        self.tallies = [Tally() for _ in range(options.processes)]
-        """Of each process."""
+        self._tallies = [Tally() for _ in range(options.processes)]
         self._processes: list[subprocess.Popen[str]] = []
         self._readers: list[threading.Thread] = []
 
     def __enter__(self) -> Load:
         told = json.dumps(asdict(self.options))
-        for number, tally in enumerate(self.tallies):
+        for number, tally in enumerate(self._tallies):
             command = [sys.executable, "-m", "sidecar.cli.load.worker", told, str(number)]
             # A session of its own: Ctrl-C is for this process, which asks the others for their last report.
             process = subprocess.Popen(  # noqa: S603 - our own module
@@ -59,12 +58,12 @@ class Load:
     @property
     def connected(self) -> int:
         """Engines that have both streams open."""
-        return sum(tally.connected for tally in self.tallies)
+        return sum(tally.connected for tally in self._tallies)
 
     @property
     def gaps(self) -> list[Gap]:
         """Of all engines, those that have ended."""
-        return sorted(gap for tally in self.tallies for gap in tally.gaps)
+        return sorted(gap for tally in self._tallies for gap in tally.gaps)
 
     def connect(self) -> int:
         """Waits until all engines are connected, or some time is over; how many are. Raises LoadError."""
@@ -76,7 +75,7 @@ class Load:
 
     def begin(self) -> None:
         """From here on it counts."""
-        for tally in self.tallies:
+        for tally in self._tallies:
             tally.begin()
 
     def during(self, seconds: float, tick: Callable[[float], None] | None = None) -> None:
@@ -112,7 +111,7 @@ class Load:
         """What was measured so far."""
         options = self.options
         what = {name: getattr(options, name) for name in ("engines", "requests", "waiting", "dim", "step_ms")}
-        return {**what, "engines_connected": self.connected, **result(self.tallies)}
+        return {**what, "engines_connected": self.connected, **result(self._tallies)}
 
 
 def prepared(options: LoadOptions) -> LoadOptions:

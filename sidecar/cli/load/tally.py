@@ -41,8 +41,8 @@ class Tally:
             self.gaps += [Gap(*gap) for gap in report["gaps"]]
 
     def begin(self) -> None:
-        """From here on it counts."""
-        self._begun = self._newest
+        """From here on it counts, and what was counted before does not."""
+        self._begun, self.latencies_ms, self.gaps = self._newest, [], []
 
     @property
     def seconds(self) -> float:
