@@ -50,9 +50,14 @@ def _ways(folder: Path, url: str) -> dict[str, tuple[Replica, Credentials]]:
     subprocess.run([*command, str(certificate)], check=True, capture_output=True)
     access.write_text(new_token("bench", token, ["*"], admin=False))
     tls = {"tls_cert_file": certificate, "tls_key_file": key}
-    shared = {"redis_url": url, "redis_timeout_ms": STORE_TIMEOUT_MS, "model_dir": MODELS, "default_model": MODEL}
+    shared: dict[str, Any] = {
+        "redis_url": url,
+        "redis_timeout_ms": STORE_TIMEOUT_MS,
+        "model_dir": MODELS,
+        "default_model": MODEL,
+    }
 
-    def replica(name: str, **flags: object) -> Replica:
+    def replica(name: str, **flags: Any) -> Replica:
         return Replica("predictor_service.main", folder / f"{name}.log", **shared, **flags)
 
     return {

@@ -27,8 +27,8 @@ import numpy as np
 
 from benchmarks import machine, vllm_client
 from benchmarks.gpu_engines import agent_statistics
-from benchmarks.serving import ARTEFACT, PACKAGES, agent_changes
-from benchmarks.unseen_prompts import TrainedWith
+from benchmarks.serving import PACKAGES, agent_changes
+from benchmarks.unseen_prompts import ARTEFACT, TrainedWith
 from benchmarks.vllm_client import METRICS, ClientError, Traffic
 from benchmarks.vllm_servers import STOCK, TRAIL, Server, ServerError, Servers, ServerShape, running
 from sidecar.cli.stack import StackError

@@ -70,7 +70,7 @@ def _once(kind: str) -> dict[str, Any]:
         folder = Path(name)
         model = random_artefacts.make(folder / "models" / "random", PACKAGED, dim=DIM)
         with KINDS[kind](folder / "redis") as servers:
-            flags: dict[str, object] = {"redis_url": servers.url}
+            flags: dict[str, Any] = {"redis_url": servers.url}
             predictors = [
                 replicas.Replica("predictor_service.main", folder / f"predictor-{n}.log", model_dir=model, **flags)
                 for n in range(2)

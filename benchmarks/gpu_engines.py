@@ -6,6 +6,7 @@ with its own GPU (CUDA_VISIBLE_DEVICES): ports, engine ids and folders are their
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -182,6 +183,7 @@ def running(
     model_dir: Path | None = None,
     adapter: Mapping[str, object] = MappingProxyType({}),
     one_by_one: bool = False,
+    turn: Path | None = None,
 ) -> Iterator[Engines]:
     """Starts everything; logs of services and agent go to `logs`, those of the engines to standard error.
 
@@ -190,6 +192,7 @@ def running(
         model_dir: folder of the predictor's models; default: those that it comes with.
         adapter: settings of the attached engine's adapter that are not the default.
         one_by_one: start one engine after the other, not both at once.
+        turn: file that one driver at a time holds, once its engines are up. Others on the GPU stay idle meanwhile.
     """
     on_cpu = prepare_environment()
     engine_id = f"benchmark-{os.getpid()}"
@@ -217,6 +220,8 @@ def running(
         begun_s = time.monotonic()
         stock, attached = _start(parts, {"stock": arguments, "attached": arguments | attached_as}, one_by_one)
         print(f"both engines are up after {time.monotonic() - begun_s:.0f} s", file=sys.stderr, flush=True)
+        if turn is not None:
+            fcntl.flock(parts.enter_context(turn.open("w")), fcntl.LOCK_EX)
         yield Engines(stock, attached, engine_id, stack, tap, on_cpu)
 
 

@@ -26,11 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import machine
+from benchmarks import machine, random_llm
 from benchmarks.gpu_engines import Engine, Engines, EngineShape, Sampled, running
 from benchmarks.power import EnergyMeter
-from benchmarks.serving import ARTEFACT, PACKAGES, agent_changes
-from benchmarks.unseen_prompts import MODELS
+from benchmarks.serving import PACKAGES, agent_changes
 from scheduler_service.choice import PolicyChoice
 
 PROMPT_TOKENS = 16
@@ -40,12 +39,6 @@ WARM_UP_STEPS = 40
 TOLD = ("rows_shipped", "rows_dropped", "row_records_dropped", "row_errors", "predictions_received", "plans_received",
         "plans_applied", "fail_open_steps", "steps")  # fmt: skip
 FCFS = PolicyChoice(policy="fcfs")
-CONFIGURATIONS: Mapping[str, Mapping[str, int]] = {
-    "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-           "num_key_value_heads": 8, "vocab_size": 128256},
-    "tiny": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4,
-             "num_key_value_heads": 2, "vocab_size": 1024},
-}  # fmt: skip
 KV_GIB = {"8b": 10.0, "135m": 4.0, "tiny": 0.25}
 STEPS = {"8b": 120, "135m": 220, "tiny": 60}
 
@@ -79,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     steps = options.steps or STEPS[options.shape]
     with tempfile.TemporaryDirectory(prefix="trail-") as scratch, contextlib.ExitStack() as parts:
-        llm, artefact, model_dir = _served(options, Path(scratch))
+        llm, artefact, model_dir = random_llm.served(options.llm, options.shape, Path(scratch))
         shape = EngineShape(
             llm, max(batches), PROMPT_TOKENS + steps + WARM_UP_STEPS, options.step_tokens,
             int(KV_GIB[options.shape] * 2**30), dummy=options.dummy or options.llm is None,
@@ -87,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         logs = options.out.parent / "logs" if options.logs is None else options.logs
         engines = parts.enter_context(running(
             shape, logs, artefact=artefact, model_dir=model_dir, adapter=adapter,
-            one_by_one=options.one_by_one,
+            one_by_one=options.one_by_one, turn=options.turn,
         ))  # fmt: skip
         engines.set_policy(FCFS)
         vocabulary = json.loads((llm / "config.json").read_text())["vocab_size"]
@@ -203,33 +196,6 @@ def _median(values: Sequence[float]) -> float:
     return round(float(np.median(values)), 5)
 
 
-def _served(options: argparse.Namespace, scratch: Path) -> tuple[Path, str, Path | None]:
-    """The LLM's folder, and the predictor's model with its folder."""
-    if options.llm is not None and options.shape == "135m":
-        return options.llm, ARTEFACT, None
-    from benchmarks import random_artefacts
-
-    llm = options.llm
-    if llm is None:
-        llm = scratch / options.shape
-        llm.mkdir()
-        (llm / "config.json").write_text(json.dumps(configuration(options.shape)))
-    served = json.loads((llm / "config.json").read_text())
-    made = random_artefacts.make(scratch / "models" / options.shape, MODELS / ARTEFACT, dim=served["hidden_size"])
-    manifest = json.loads((made / "manifest.json").read_text()) | {"layers": [served["num_hidden_layers"] // 2]}
-    (made / "manifest.json").write_text(json.dumps(manifest))
-    return llm, manifest["name"], scratch / "models"
-
-
-def configuration(shape: str) -> dict[str, Any]:
-    """`config.json` of a Llama of that shape."""
-    return {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "bfloat16", "hidden_act": "silu",
-        "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "tie_word_embeddings": False,
-        "bos_token_id": 1, "eos_token_id": 2, **CONFIGURATIONS[shape],
-    }  # fmt: skip
-
-
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llm", type=Path, help="folder of the model; without: a configuration of ours")
@@ -243,6 +209,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--step-tokens", type=int, default=8192)
     parser.add_argument("--again", action="store_true", help="measure also what the file holds")
     parser.add_argument("--one-by-one", action="store_true", help="start the engines in turn")
+    parser.add_argument("--turn", type=Path, help="file that drivers on one GPU take turns by: all start, one measures")
     parser.add_argument("--logs", type=Path, help="folder of the services' logs; default: beside --out")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of results")
     options = parser.parse_args(argv)

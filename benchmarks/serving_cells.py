@@ -1,5 +1,6 @@
 """Cells of `benchmarks.serving`: which there are, what each arm sets, and the requests that all arms share."""
 
+import csv
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,6 +32,10 @@ class Setting:
     temperature: float
     top_p: float
     gpu: str
+    lengths: str | None = None
+    """File of the answers' lengths, which are then declared with an error; None: the model's own, and predicted."""
+    sigma: float = 0.0
+    """Of the error's logarithm."""
 
     @property
     def name(self) -> str:
@@ -118,6 +123,24 @@ def arrivals_s(process: str, rate: float, seconds: float, seed: int, most: int |
     else:
         raise ValueError(f"--arrivals {process}: not one of poisson, gamma:CV, burst")
     return times[:most]
+
+
+def read_lengths(path: Path, most: int) -> NDArray[np.int64]:
+    """[N] column `output_token_length` of a CSV, cut at `most`. Raises ValueError where it has none of 1 or more."""
+    with path.open(newline="") as file:
+        found = np.array([int(row["output_token_length"]) for row in csv.DictReader(file)])
+    if not (found > 0).any():
+        raise ValueError(f"--lengths {path}: no output_token_length above 0 in it")
+    lengths: NDArray[np.int64] = np.minimum(found[found > 0], most)
+    return lengths
+
+
+def lengths_of(lengths: NDArray[np.int64], count: int, seed: int, sigma: float) -> tuple[list[int], list[int]]:
+    """[count] how long each answer is, and [count] what is said of it: the same times e^(sigma z), z normal."""
+    rng = np.random.default_rng([seed, 4])
+    true = rng.choice(lengths, count)
+    said = np.maximum(np.rint(true * np.exp(sigma * rng.standard_normal(count))), 1).astype(np.int64)
+    return true.tolist(), said.tolist()
 
 
 def prompts_of(prompts: int, count: int, seed: int) -> NDArray[np.int64]:

@@ -15,7 +15,19 @@ from sidecar.cli.simulate.metrics import BUCKETS, means_by_bucket
 
 PERCENTILES = (50, 95, 99)
 COMPARED = ("mean_latency_s", "p99_latency_s", "mean_ttft_s", "p99_ttft_s", "mean_tpot_s", "window_tokens_per_s")
-_OF_GROUP = ("llm", "vllm", "gpu", "regime", "slots", "kv_blocks", "arrivals", "seconds", "max_tokens")
+_OF_GROUP = (
+    "llm",
+    "vllm",
+    "gpu",
+    "regime",
+    "slots",
+    "kv_blocks",
+    "arrivals",
+    "seconds",
+    "max_tokens",
+    "lengths",
+    "sigma",
+)
 
 _COLUMNS = (
     "load", "arm", "mean latency", "p99 latency", "mean TTFT", "p99 TTFT", "mean TPOT, ms", "tokens/s", "preemptions",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+ARTEFACT = "smollm2-135m-instruct"
 MODELS = Path(__file__).parents[1] / "predictor_service" / "models"
 ALPACA = Path(__file__).parents[2] / "shared" / "data" / "alpaca5k" / "dev_4000.json"
 LONGEST_PROMPT_TOKENS = 1024
