@@ -126,7 +126,8 @@ class Targets:
                 with contextlib.suppress(wire_store.Unreadable):
                     told = chooser.fill(state_pb2.PublishedPredictions())
                     state.apply_predictions(wire_store.published(told.SerializeToString()))
-                if len(state.requests):
+                # A stream has no plan before its engine's first report.
+                if state.step >= 0 and len(state.requests):
                     plan = planner.plan(state.view(1000.0, 60.0), PolicyChoice())
                     wire_policy.plan(plan, 1, 1000).SerializeToString()
 
