@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 
 from benchmarks.serving import agent_changes
-from benchmarks.serving_cells import Cell, Setting, arrivals_s, cells, choice_of, prompts_of, sampling_seeds
+from benchmarks.serving_cells import (
+    Cell,
+    Setting,
+    arrivals_s,
+    cells,
+    choice_of,
+    lengths_of,
+    prompts_of,
+    read_lengths,
+    sampling_seeds,
+)
 from benchmarks.serving_summary import by_bucket, figures, median_of, summarise, table
 from scheduler_service.settings import SchedulerSettings
 
@@ -50,6 +60,20 @@ def test_arrivals_are_the_seeds_own_and_come_at_the_rate() -> None:
     assert len(times) == pytest.approx(10_000, rel=0.05)
     assert (np.diff(times) >= 0).all()
     assert times[-1] < 200
+
+
+def test_lengths_are_a_records_and_what_is_said_of_them_errs_as_told(tmp_path: Path) -> None:
+    record = tmp_path / "lengths.csv"
+    record.write_text("id,output_token_length\n0,40\n1,0\n2,5000\n")
+    lengths = read_lengths(record, most=1024)
+    assert lengths.tolist() == [40, 1024]
+    true, said = lengths_of(lengths, 20_000, seed=3, sigma=0.5)
+    assert set(true) == {40, 1024}
+    assert lengths_of(lengths, 20_000, seed=3, sigma=0.0) == (true, true)
+    assert np.log(np.array(said) / np.array(true)).std() == pytest.approx(0.5, rel=0.02)
+    record.write_text("output_token_length\n0\n")
+    with pytest.raises(ValueError, match="no output_token_length above 0"):
+        read_lengths(record, most=1024)
 
 
 def test_gamma_gaps_vary_as_told_and_a_burst_comes_at_once() -> None:
