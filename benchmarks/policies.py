@@ -30,6 +30,7 @@ EXPONENTIAL = [f"default:aging_s={aging_s:g}" for aging_s in (1, 3, 4, 6, 8, 12)
 CUTS = [f"default:c={c:g}" for c in (0, 0.2, 0.5, 1)]
 BASIC = ["fcfs", "oracle", "paper", "default"]
 ALL = [*BASIC, "sjf", "srpt", "gittins", "kv_volume", "hrrn", "boost", "fair", "priority", "engine"]
+GATHERING = ["fcfs", "oracle", "default:gathering=0", "default", "fcfs:gathering=1", "oracle:gathering=1"]
 LOADS = (0.5, 0.8, 0.95, 1.1, 1.5)
 KV_BLOCKS = 500
 """Short memory: 64 requests of the mean length hold twice as many."""
@@ -73,6 +74,7 @@ STUDIES = {
     "kv-h100": Study(
         "poisson:alpaca", [*BASIC, NO_AGING], (0.95, 1.1, 1.3, 1.5), 5, more=SHORT_KV, measured_steps=True
     ),
+    "gathering": Study("poisson:alpaca", GATHERING, (0.8, 0.95, 1.1, 1.3), 3, MEASURED, measured_steps=True),
     "frontier": Study("poisson:alpaca", ["fcfs", "oracle", "default", *EXPONENTIAL, *LINEAR], (1.1,), 5),
     "all": Study("poisson:alpaca", ALL, (1.1,), 5),
     "measured": Study("poisson:alpaca", [*BASIC, "default:predictor=shuffled"], (0.95, 1.1, 1.5), 5, MEASURED),

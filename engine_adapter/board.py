@@ -18,12 +18,13 @@ import numpy.typing as npt
 
 from engine_adapter.ring import HEADER_BYTES, RingError, create_private_file, map_private_file
 
-MAGIC = 0x3244_5242_4C52_54  # "TRLBRD2"
+MAGIC = 0x3344_5242_4C52_54  # "TRLBRD3"
 MAX_ENTRIES = 8192
 MAX_PREEMPTIONS = 1024
 NO_PREDICTION_AGE = 0xFFFF_FFFF
 
-_SLOT = struct.Struct("<QQQIIII")  # sequence, number, expires_ns, entries, preemptions, reserve_blocks, crc32
+_SLOT = struct.Struct("<QQQIIIII")
+"""Sequence, number, expires_ns, entries, preemptions, reserve_blocks, admit_together, crc32."""
 _SLOT_BYTES = _SLOT.size + MAX_ENTRIES * 12 + MAX_PREEMPTIONS * 20
 
 
@@ -48,6 +49,8 @@ class BoardPlan:
     """[P]."""
     reserve_blocks: int = 0
     """KV blocks that stay free when a waiting request is admitted beside others."""
+    admit_together: int = 0
+    """Places that are free before anybody is admitted, unless a step has prefill anyhow; 0 and 1: at once."""
 
     def alive(self, now_ns: int | None = None) -> bool:
         return (time.monotonic_ns() if now_ns is None else now_ns) < self.expires_ns
@@ -61,6 +64,7 @@ class PlanHead:
     expires_ns: int
     preemptions: int
     reserve_blocks: int
+    admit_together: int
 
     def alive(self) -> bool:
         return time.monotonic_ns() < self.expires_ns
@@ -99,7 +103,10 @@ class BoardWriter(_Board):
             plan.handles.tobytes(), plan.victims.tobytes(), plan.beneficiaries.tobytes(),
             plan.ranks.tobytes(), plan.guards.tobytes(),
         ))  # fmt: skip
-        head = (sequence, plan.number, plan.expires_ns, len(plan.handles), len(plan.victims), plan.reserve_blocks)
+        head = (
+            sequence, plan.number, plan.expires_ns, len(plan.handles), len(plan.victims), plan.reserve_blocks,
+            plan.admit_together,
+        )  # fmt: skip
         slot = _SLOT.pack(*head, zlib.crc32(body, zlib.crc32(repr(head).encode()))) + body
         at = _slot_at(sequence)
         self._map[at : at + len(slot)] = slot
@@ -124,12 +131,10 @@ class BoardReader(_Board):
         """Of the newest plan; None before the first. One comparison where that is the plan of the last call."""
         sequence = self._header[1]
         if sequence != self._glanced:
-            written, number, expires_ns, _, preemptions, reserve_blocks, _ = _SLOT.unpack_from(
-                self._map, _slot_at(sequence)
-            )
+            written, number, expires_ns, _, *of_plan, _ = _SLOT.unpack_from(self._map, _slot_at(sequence))
             # Unless the number was turned while this was read, nobody wrote to this slot.
             if written == sequence == self._header[1]:
-                self._glanced, self._head = sequence, PlanHead(number, expires_ns, preemptions, reserve_blocks)
+                self._glanced, self._head = sequence, PlanHead(number, expires_ns, *of_plan)
         return self._head
 
     def newest(self) -> BoardPlan | None:
@@ -152,7 +157,7 @@ def _slot_at(sequence: int) -> int:
 
 def _parse(board: mmap.mmap, at: int, sequence: int) -> BoardPlan | None:
     *head, crc = _SLOT.unpack_from(board, at)
-    written, number, expires_ns, entries, preemptions, reserve_blocks = head
+    written, number, expires_ns, entries, preemptions, reserve_blocks, admit_together = head
     if written != sequence or entries > MAX_ENTRIES or preemptions > MAX_PREEMPTIONS:
         return None
     start = at + _SLOT.size
@@ -170,4 +175,5 @@ def _parse(board: mmap.mmap, at: int, sequence: int) -> BoardPlan | None:
         guards=np.frombuffer(narrow, np.uint32, preemptions, 4 * entries),
         beneficiaries=wide[entries + preemptions :],
         reserve_blocks=reserve_blocks,
+        admit_together=admit_together,
     )

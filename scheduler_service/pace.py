@@ -9,6 +9,8 @@ _MIXED_SMOOTHING = 0.02
 _LEAST_SHARE = 0.01
 _MIN_PREFILL_TOKENS = 16
 _TOLERANCE = 0.05
+_STEP_S = 1e-6, 3600.0
+"""What an engine's step may take; whatever is told beyond tells nothing."""
 
 
 class Steady:
@@ -53,6 +55,8 @@ class Pace:
 
     def observe(self, duration_s: float, prefill_tokens: int) -> None:
         """Take in one step of known duration that computed so many tokens beyond one a request."""
+        if not _STEP_S[0] <= duration_s <= _STEP_S[1]:
+            return
         if prefill_tokens == 0:
             weight = _SMOOTHING if self._measured_step else 1.0
             self.step_duration_s += weight * (duration_s - self.step_duration_s)

@@ -10,6 +10,7 @@ import numpy as np
 from scheduler_service.aging import aged
 from scheduler_service.choice import PolicyChoice
 from scheduler_service.following import preemption_limit
+from scheduler_service.gathering import admitted_together
 from scheduler_service.pairing import PAIRINGS, Lengths
 from scheduler_service.policies import POLICIES, Ranking
 from scheduler_service.preemption import PlannedPreemption, choose_preemptions, costliest_to_lose_first
@@ -22,12 +23,14 @@ from scheduler_service.work import Unit, Work, expected_work
 @dataclass(frozen=True, slots=True)
 class PlannerLimits:
     """What bounds a plan. `waiting_head` best waiting requests are named; the rest keep their order behind.
-    `kv_reserve` is the share of a mean answer by which those that run can grow before anybody else is admitted."""
+    `kv_reserve` is the share of a mean answer by which those that run can grow before anybody else is admitted,
+    `gathering` how many are admitted in one step, as a share of the number that costs least (0: no waiting for it)."""
 
     waiting_head: int = 256
     max_preemptions_per_plan: int = 4
     unit: Unit = "seconds"
     kv_reserve: float = 0.2
+    gathering: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +40,7 @@ class Plan:
 
     `ranks` count from 0. `predicted_at_ages` is -1 where a rank rests on no prediction; `fallbacks` counts those for
     which the pairing had to use something else; `preemption_limit` is the c that was used; `reserve_blocks` KV blocks
-    stay free when somebody is admitted beside others.
+    stay free when somebody is admitted beside others, and `admit_together` places have come free before anybody is.
     """
 
     step: int
@@ -49,6 +52,7 @@ class Plan:
     fallbacks: int
     preemption_limit: float
     reserve_blocks: int
+    admit_together: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,14 +97,17 @@ def make_plan(view: EngineView, choice: PolicyChoice, limits: PlannerLimits) -> 
         rows = costliest_to_lose_first(view, rows, ranked.ranking, ranked.work, choice.preemption_margin)
     at_most = limits.max_preemptions_per_plan
     reserve = reserve_blocks(view, ranked.work, limits.kv_reserve)
+    preemptions = choose_preemptions(view, rows, ranked.ranking, ranked.work, choice, at_most, reserve)
     return Plan(
         step=view.step,
         policy=choice.policy,
         handles=view.handle[rows],
         ranks=np.arange(rows.size, dtype=np.float64),
         predicted_at_ages=ranked.lengths.predicted_at_age[rows],
-        preemptions=choose_preemptions(view, rows, ranked.ranking, ranked.work, choice, at_most, reserve),
+        preemptions=preemptions,
         reserve_blocks=reserve,
+        # Whoever is worth a preemption is not kept waiting.
+        admit_together=1 if preemptions else admitted_together(view, limits.gathering),
         fallbacks=int(ranked.lengths.fallback[rows].sum()),
         preemption_limit=preemption_limit(view, choice),
     )

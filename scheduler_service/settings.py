@@ -59,6 +59,8 @@ class SchedulerSettings(ServerSettings):
     """Unit of ranks: seconds of expected service, or tokens as in the paper."""
     kv_reserve: float = Field(default=0.2, ge=0, allow_inf_nan=False)
     """Share of a mean answer by which all that run can grow in KV memory before anybody else is admitted; 0: none."""
+    gathering: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """Requests that a full engine admits in one step, as a share of the number that costs least; 0: each at once."""
     plan_ttl_ms: int = Field(default=1000, ge=1)
     """Milliseconds that a plan may be used after the freshest evidence it rests on."""
     plan_interval_ms: int = Field(default=1, ge=0)
@@ -110,7 +112,9 @@ class SchedulerSettings(ServerSettings):
     @property
     def limits(self) -> PlannerLimits:
         """What bounds a plan."""
-        return PlannerLimits(self.waiting_head, self.max_preemptions_per_plan, self.unit, self.kv_reserve)
+        return PlannerLimits(
+            self.waiting_head, self.max_preemptions_per_plan, self.unit, self.kv_reserve, self.gathering
+        )
 
     @property
     def assumptions(self) -> Assumptions:

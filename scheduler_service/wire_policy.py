@@ -80,4 +80,5 @@ def plan(
         policy=value.policy,
         traceparent=traceparent,
         reserve_kv_blocks=value.reserve_blocks,
+        admit_together=value.admit_together,
     )

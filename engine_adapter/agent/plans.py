@@ -47,6 +47,7 @@ class PlanPublisher:
                 guards=np.array([preemption.only_if_age_below for preemption in preemptions], np.uint32),
                 beneficiaries=np.array([preemption.beneficiary for preemption in preemptions], np.uint64),
                 reserve_blocks=plan.reserve_kv_blocks,
+                admit_together=plan.admit_together,
             )
         )
         self._hops.planned(handles, at_ages, plan.traceparent, received_s)

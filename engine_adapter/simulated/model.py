@@ -65,7 +65,7 @@ class EngineModel:
         by_plan = self._follow(plan)
         chunks, evicted = self._schedule_running()
         admitted: list[SimulatedRequest] = []
-        if not evicted and len(self.queue) and len(self.batch) < self.capacity.max_running_requests:
+        if not evicted and len(self.queue) and self._admits(chunks):
             reserve_blocks = self._plan.reserve_blocks if self._plan else 0
             admitted, more = admit(self.queue, self.batch, self.kv, self.capacity, int(chunks.sum()), reserve_blocks)
             chunks = np.concatenate([chunks, np.array(more, np.int64)])
@@ -111,6 +111,13 @@ class EngineModel:
         self._plan = plan
         self.queue.follow(() if plan is None else plan.handles.tolist())
         return [] if plan is None else preempt(plan, self.batch, self.queue, self.kv, self.capacity)
+
+    def _admits(self, chunks: Ints) -> bool:
+        """Whether places are free, and as many as the plan lets come free where the step has no prefill as it is."""
+        places = self.capacity.max_running_requests
+        free = places - len(self.batch)
+        least = min(self._plan.admit_together, places // 2) if self._plan else 0
+        return free > 0 and (free >= least or bool((chunks > 1).any()))
 
     def _schedule_running(self) -> tuple[Ints, list[SimulatedRequest]]:
         """[N] tokens that each running request computes, and whom it evicted where KV blocks ran out."""

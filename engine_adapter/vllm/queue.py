@@ -28,6 +28,7 @@ class PlannedQueue(RequestQueue):
         self._rest: Iterator[str | None] = iter(())
         """What the plan names behind ``_head``: looked at as far as places are free."""
         self._held: list[Request] = []
+        self._closed = False
         self.overtook = False
         """Whether a plan has let somebody go before others who came first."""
         for request in requests:
@@ -109,7 +110,12 @@ class PlannedQueue(RequestQueue):
             self._head.popleft()
         self._held.append(request)
 
+    def close(self) -> None:
+        """Looks empty to whoever would admit somebody, before `release`; all that wait still count."""
+        self._closed = True
+
     def release(self) -> None:
+        self._closed = False
         for request in self._held:
             self.restore_request(request)
         self._held.clear()
@@ -123,7 +129,7 @@ class PlannedQueue(RequestQueue):
         return request_id in self._own
 
     def __bool__(self) -> bool:
-        return bool(self._own)
+        return bool(self._own) and not self._closed
 
     def __len__(self) -> int:
         return len(self._own) + len(self._held)

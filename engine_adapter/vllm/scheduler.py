@@ -130,7 +130,9 @@ class PlanMixin(_Base):
         self.kv_cache_manager.watermark_blocks = max(self._own_watermark, head.reserve_blocks)
         free_slots = self._free_slots()
         admits = free_slots > 0 and bool(self._queue)
-        order_matters = self._order_matters()
+        chunked = any(map(_IS_CHUNK, self.running))
+        # Blocks or the token budget may not do for all of the batch; decodes take one of either at most.
+        order_matters = chunked or self.kv_cache_manager.block_pool.get_num_free_blocks() < len(self.running)
         victims: list[Request] = []
         if head.preemptions or admits or order_matters:
             newest = self._board.newest()
@@ -140,16 +142,18 @@ class PlanMixin(_Base):
                 victims = self._preempt(newest, free_slots)
         if order_matters:
             self._sort_running()
+        if not chunked and self._gathers(head.admit_together):
+            self._queue.close()
         return victims
+
+    def _gathers(self, admit_together: int) -> bool:
+        """Whether places are left free until there are so many: a step that admits one costs the batch what a step
+        that admits them all does. Half of all places at most: an engine with room admits, whatever a plan says."""
+        return self._most_active - len(self.running) < min(admit_together, self._most_active // 2)
 
     def _free_slots(self) -> int:
         """As vLLM counts them: a session that waits for more of its prompt keeps its slot."""
         return self._most_active - len(self.running) - self.num_waiting_for_streaming_input
-
-    def _order_matters(self) -> bool:
-        """Whether blocks or the token budget may not do for all of the batch: decodes take one of either at most."""
-        free_blocks = self.kv_cache_manager.block_pool.get_num_free_blocks()
-        return free_blocks < len(self.running) or any(map(_IS_CHUNK, self.running))
 
     def _fail_open(self) -> None:
         """Back to the engine's own order: the plan on the board has run out."""

@@ -67,6 +67,7 @@ PLAN = scheduler.EnginePlan(
     policy="trail",
     traceparent=TRACE,
     reserve_kv_blocks=12,
+    admit_together=5,
 )
 CAPACITY = scheduler.EngineCapacity(
     max_running_requests=256, kv_blocks=10_000, kv_block_tokens=16, step_token_budget=8192

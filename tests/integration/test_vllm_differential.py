@@ -117,7 +117,9 @@ def publish_expired(twins: Twins, dice: random.Random) -> None:
     """All there is turned round, from a planner that died."""
     attached = twins.attached
     pairs = zip(attached.running, attached.waiting, strict=False)
-    attached.plan(own_order(twins.stock)[::-1], [(v, 999, b) for v, b in pairs], ttl_s=-1, reserve_blocks=15)
+    attached.plan(
+        own_order(twins.stock)[::-1], [(v, 999, b) for v, b in pairs], ttl_s=-1, reserve_blocks=15, admit_together=2
+    )
 
 
 def publish_strangers(twins: Twins, dice: random.Random) -> None:
@@ -184,7 +186,11 @@ class Planned:
         if running and waiting and dice.random() < 0.5:
             preempt = [(dice.choice(running), dice.choice([5, 999]), dice.choice(waiting)) for _ in range(2)]
         self.attached.plan(
-            order, preempt, ttl_s=dice.choice([60, 60, 60, -1]), reserve_blocks=dice.choice([0, 0, 0, 10])
+            order,
+            preempt,
+            ttl_s=dice.choice([60, 60, 60, -1]),
+            reserve_blocks=dice.choice([0, 0, 0, 10]),
+            admit_together=dice.choice([0, 0, 2, 3, 2**31]),
         )
 
     def step(self, meanwhile: list[Act]) -> None:

@@ -447,6 +447,35 @@ def test_memory_that_a_plan_keeps_free_stays_free_until_the_plan_ends(
 
 
 @BOTH
+def test_a_full_engine_admits_once_as_many_places_are_free_as_the_plan_says(
+    tmp_path: Path, scheduler: type, depth: int
+) -> None:
+    attached = Attached(tmp_path, scheduler, depth, slots=6)
+    lengths = {"a": 4, "b": 8, "c": 40, "d": 40, "e": 40, "f": 40, "g": 5, "h": 5}
+    for name, length in lengths.items():
+        attached.engine.add(name, [1, 2, 3], length)
+    attached.plan(list(lengths), admit_together=2)
+    attached.engine.finish()
+    assert attached.engine.outputs == {n: expected_output([1, 2, 3], length) for n, length in lengths.items()}
+    batches = [set(record.running.tolist()) for record in attached.read() if isinstance(record, Step)]
+    of_a, of_b, of_g, of_h = ([handle_of(name) in batch for batch in batches] for name in "abgh")
+    assert of_g == of_h, "both in one step"
+    assert of_g.index(True) > len(of_b) - 1 - of_b[::-1].index(True), "once two places are free"
+    assert of_a[of_g.index(True) - 3] is False, "though one was before"
+
+
+@BOTH
+def test_an_engine_with_room_admits_at_once_whatever_a_plan_says(tmp_path: Path, scheduler: type, depth: int) -> None:
+    attached = Attached(tmp_path, scheduler, depth, slots=6)
+    for name in "abc":
+        attached.engine.add(name, [1, 2, 3], 20)
+        attached.plan(["a", "b", "c"], admit_together=2**31)
+        attached.engine.step()
+        assert name in attached.running
+    attached.engine.finish()
+
+
+@BOTH
 def test_whatever_a_plan_keeps_free_every_request_is_served(tmp_path: Path, scheduler: type, depth: int) -> None:
     dice = random.Random(11)
     attached = Attached(tmp_path, scheduler, depth, blocks=60)

@@ -40,6 +40,7 @@ class Attached:
         preempt: Iterable[tuple[str, int, str]] = (),
         ttl_s: float = 60.0,
         reserve_blocks: int = 0,
+        admit_together: int = 0,
     ) -> int:
         """Publishes a plan: names best first, and (victim, guard, beneficiary)."""
         self._plans += 1
@@ -54,6 +55,7 @@ class Attached:
                 guards=np.array([g for _, g, _ in preempt], np.uint32),
                 beneficiaries=np.array([handle_of(b) for _, _, b in preempt], np.uint64),
                 reserve_blocks=reserve_blocks,
+                admit_together=admit_together,
             )
         )
         return self._plans

@@ -327,6 +327,7 @@ class EnginePlan(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     RESERVE_KV_BLOCKS_FIELD_NUMBER: _builtins.int
+    ADMIT_TOGETHER_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Rises with each plan of a stream."""
     step: _builtins.int
@@ -340,6 +341,10 @@ class EnginePlan(_message.Message):
     reserve_kv_blocks: _builtins.int
     """KV blocks that stay free when a waiting request is admitted beside others: those that run will grow into them.
     Nobody is evicted for it, and an engine that runs nobody admits whoever fits.
+    """
+    admit_together: _builtins.int
+    """While more than the engine's places less this many are taken, nobody is admitted, unless the step computes prefill
+    anyhow; then all that fit are. 0 and 1: whoever fits, at once. At most half of the engine's places count.
     """
     @_builtins.property
     def epoch(self) -> _engine_pb2.Epoch: ...
@@ -371,10 +376,11 @@ class EnginePlan(_message.Message):
         policy: _builtins.str = ...,
         traceparent: _builtins.str = ...,
         reserve_kv_blocks: _builtins.int = ...,
+        admit_together: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "handles", b"handles", "number", b"number", "policy", b"policy", "predicted_at_ages", b"predicted_at_ages", "preemptions", b"preemptions", "ranks", b"ranks", "reserve_kv_blocks", b"reserve_kv_blocks", "step", b"step", "traceparent", b"traceparent", "ttl_ms", b"ttl_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admit_together", b"admit_together", "epoch", b"epoch", "handles", b"handles", "number", b"number", "policy", b"policy", "predicted_at_ages", b"predicted_at_ages", "preemptions", b"preemptions", "ranks", b"ranks", "reserve_kv_blocks", b"reserve_kv_blocks", "step", b"step", "traceparent", b"traceparent", "ttl_ms", b"ttl_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

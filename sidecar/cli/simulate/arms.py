@@ -23,10 +23,12 @@ PLAIN = {
     "preemption_margin": 0.0,
     "max_preemptions": 1_000_000,
     "kv_reserve": 0.0,
+    "gathering": 0.0,
 }
-"""A policy and nothing else: no aging, no bound, no test of whether a preemption pays, no KV memory kept free."""
+"""A policy and nothing else: no aging, no bound, no test of whether a preemption pays, no KV memory kept free, nobody
+admitted later than can be."""
 NAMED: Mapping[str, Mapping[str, Any]] = {
-    "fcfs": {"policy": "fcfs", "kv_reserve": 0.0},
+    "fcfs": {"policy": "fcfs", "kv_reserve": 0.0, "gathering": 0.0},
     "default": {},
     "oracle": {"policy": "srpt", "predictor": "oracle", **PLAIN},
     "paper": {"policy": "trail", "preemption_limit": 0.8, "unit": "tokens", **PLAIN},

@@ -136,6 +136,7 @@ def board_plan(plan: Plan, number: int) -> BoardPlan:
         guards=np.array([each.only_if_age_below for each in plan.preemptions], np.uint32),
         beneficiaries=np.array([each.beneficiary for each in plan.preemptions], np.uint64),
         reserve_blocks=plan.reserve_blocks,
+        admit_together=plan.admit_together,
     )
 
 

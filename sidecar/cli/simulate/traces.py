@@ -14,6 +14,8 @@ from sidecar.cli.simulate.errors import SimulateError
 from sidecar.cli.simulate.trace_columns import AZURE, KINDS, Columns, number_of
 from sidecar.cli.simulate.workload import Workload
 
+MAX_TOKENS = 10_000_000
+
 
 def read_trace(path: Path) -> Workload:
     """Reads a trace; its first request arrives at 0 s. A column ``tenant`` is read where there is one.
@@ -80,6 +82,8 @@ def _columns_of(path: Path, first: Mapping[str, Any]) -> Columns:
 
 def _tokens(path: Path, number: int, row: Mapping[str, Any], name: str) -> int:
     value = _field(path, number, row, name, number_of, least=1)
+    if value > MAX_TOKENS:
+        raise SimulateError(f"{path} row {number}: {name}: {row[name]} is more than {MAX_TOKENS}")
     if value != int(value):
         raise SimulateError(f"{path} row {number}: {name}: {row[name]} is not a whole number")
     return int(value)

@@ -34,15 +34,15 @@ def test_a_plan_comes_through_once(tmp_path: Path) -> None:
     assert reader.newest() is None
     written = BoardPlan(
         7, 99, np.array([3, 1], np.uint64), np.array([0.5, 2.5], np.float32),
-        np.array([1], np.uint64), np.array([40], np.uint32), np.array([3], np.uint64), 12,
+        np.array([1], np.uint64), np.array([40], np.uint32), np.array([3], np.uint64), 12, 5,
     )  # fmt: skip
     writer.publish(written)
     read = reader.newest()
     assert read is not None
-    assert (read.number, read.expires_ns, read.reserve_blocks) == (7, 99, 12)
+    assert (read.number, read.expires_ns, read.reserve_blocks, read.admit_together) == (7, 99, 12, 5)
     head = reader.head()
     assert head is not None
-    assert head.reserve_blocks == 12
+    assert (head.reserve_blocks, head.admit_together) == (12, 5)
     for name in ("handles", "ranks", "victims", "guards", "beneficiaries"):
         np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
     assert reader.newest() is None

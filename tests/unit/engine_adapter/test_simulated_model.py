@@ -48,6 +48,18 @@ def test_a_request_enters_beside_others_only_where_it_leaves_free_what_the_plan_
     assert sum(len(each.finished) for each in serve(model, 40, given_plan)) == 2
 
 
+@pytest.mark.parametrize(("admit_together", "starts"), [(0, [0, 0, 0, 0, 3, 6]), (2, [0, 0, 0, 0, 6, 6])])
+def test_a_full_engine_admits_once_as_many_places_are_free_as_the_plan_says(
+    admit_together: int, starts: list[int]
+) -> None:
+    model = EngineModel(replace(SLOTS, max_running_requests=4))
+    requests = [request(name, output=length) for name, length in zip("abcdef", (3, 6, 20, 20, 5, 5), strict=True)]
+    for each in requests:
+        model.submit(each)
+    results = serve(model, 30, replace(plan(*requests), admit_together=admit_together))
+    assert [next(n for n, step in enumerate(results) if each in step.admitted) for each in requests] == starts
+
+
 def serve(model: EngineModel, steps: int, given: BoardPlan | None = None) -> list[StepResult]:
     return [model.step(given, float(number)) for number in range(steps)]
 

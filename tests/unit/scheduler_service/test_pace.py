@@ -23,6 +23,14 @@ def test_the_first_figure_is_told_and_so_is_the_way_back_to_nothing():
     assert told_of(1e-6, 0.0, 0.0, 1e-9) == [1e-6, 0.0, 0.0, 1e-9]
 
 
+@pytest.mark.parametrize("duration_s", [5e-324, 1e-9, 1e6, 1e308])
+def test_durations_that_no_step_can_have_tell_nothing(duration_s: float) -> None:
+    pace = Pace(0.02, 4000.0, step_token_budget=8192)
+    for tokens in (0, 100) * 3:
+        pace.observe(duration_s, tokens)
+    assert (pace.step_duration_s, pace.prefill_tokens_per_s) == (0.02, 4000.0)
+
+
 def test_what_was_assumed_holds_until_it_is_measured():
     pace = Pace(0.02, 4000.0)
     assert (pace.step_duration_s, pace.prefill_tokens_per_s) == (0.02, 4000.0)

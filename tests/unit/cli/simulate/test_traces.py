@@ -60,6 +60,7 @@ def test_mooncakes_milliseconds_and_hashes(tmp_path: Path) -> None:
         ("0,10,20\n3,1,1\n2,1,1\n", r"row 3: arrival_s: 2 is before"),
         ("0,10,0\n", r"row 1: output_tokens: 0 is less than 1"),
         ("0,10,1.5\n", r"row 1: output_tokens: 1.5 is not a whole number"),
+        ("0,99999999999999999999,1\n", r"row 1: prompt_tokens: 9+ is more than 10000000"),
         ("0,10,many\n", r"row 1: output_tokens: 'many' cannot be read"),
         ("nan,10,1\n", r"row 1: arrival_s: 'nan' cannot be read"),
         ("", "holds no request"),
