@@ -77,4 +77,4 @@ class Pace:
         by_share_s, doubt = mean_s / mean_tokens, (_LEAST_SHARE + 0.3 / count) * mean_tokens**2
         slope_s = (products - mean_tokens * mean_s + doubt * by_share_s) / (squares - mean_tokens**2 + doubt)
         self._token_s = min(max(slope_s, _LEAST_SHARE * by_share_s), by_share_s)
-        self.prefill_step_s = mean_s - self._token_s * mean_tokens
+        self.prefill_step_s = max(mean_s - self._token_s * mean_tokens, 0.0)

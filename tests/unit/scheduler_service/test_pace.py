@@ -31,6 +31,15 @@ def test_durations_that_no_step_can_have_tell_nothing(duration_s: float) -> None
     assert (pace.step_duration_s, pace.prefill_tokens_per_s) == (0.02, 4000.0)
 
 
+def test_overhead_is_never_below_nothing_by_rounding() -> None:
+    for tokens in range(16, 4000):
+        pace = Pace(0.02, 4000.0)
+        pace.observe(0.02, 0)
+        pace.observe(0.02 + tokens * 0.1 / 3, tokens)
+        pace.observe(0.02 + (tokens + 1) * 0.1 / 3, tokens + 1)
+        assert pace.prefill_step_s >= 0
+
+
 def test_what_was_assumed_holds_until_it_is_measured():
     pace = Pace(0.02, 4000.0)
     assert (pace.step_duration_s, pace.prefill_tokens_per_s) == (0.02, 4000.0)
