@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from scheduler_service.pace import LEAST_EXTRA
 from scheduler_service.view import EngineView
 
 MOST_SHARE = 0.25
@@ -25,5 +26,7 @@ def admitted_together(view: EngineView, share: float) -> int:
     if service_s <= 0:
         return 1
     places = view.capacity.places
-    best = share * places * math.sqrt(2 * view.prefill_step_s / service_s)
+    # So much is taken for a prefill's even where it is nothing.
+    overhead_s = max(view.prefill_step_s - LEAST_EXTRA * view.step_duration_s, 0.0)
+    best = share * places * math.sqrt(2 * overhead_s / service_s)
     return max(1, min(round(best), int(MOST_SHARE * places)))

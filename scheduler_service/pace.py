@@ -9,6 +9,9 @@ _MIXED_SMOOTHING = 0.02
 _LEAST_SHARE = 0.01
 _MIN_PREFILL_TOKENS = 16
 _TOLERANCE = 0.05
+LEAST_EXTRA = 0.1
+"""Of a step with prefill, what is its prefill's at least: a step is never all overhead, and one noisy short step would
+say that prefill is free and every preemption would look cheap."""
 _STEP_S = 1e-6, 3600.0
 """What an engine's step may take; whatever is told beyond tells nothing."""
 
@@ -62,9 +65,7 @@ class Pace:
             self.step_duration_s += weight * (duration_s - self.step_duration_s)
             self._measured_step = True
         elif prefill_tokens >= _MIN_PREFILL_TOKENS and self._measured_step:
-            # A step is never all overhead: at least a tenth of it is the prefill's, or one noisy short
-            # step would say that prefill is free and every preemption would look cheap.
-            extra_s = max(duration_s - self.step_duration_s, 0.1 * duration_s)
+            extra_s = max(duration_s - self.step_duration_s, LEAST_EXTRA * duration_s)
             self._fit(float(prefill_tokens), extra_s)
 
     def _fit(self, tokens: float, extra_s: float) -> None:
