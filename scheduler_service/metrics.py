@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
 
 from sidecar.latency import BUCKETS_S, REQUEST_BUCKETS_S
 
@@ -84,3 +85,17 @@ MESSAGES = Counter(
 )  # fmt: skip
 STORE_READS = Counter(f"{PREFIX}_store_reads", "Reads of all stored predictions, by cause.", ["engine", "cause"])
 OUTCOMES = Counter(f"{PREFIX}_outcomes", "Outcomes, by what became of their record.", ["status"])
+
+
+OF_ENGINES = tuple(
+    metric
+    for metric in globals().copy().values()
+    if isinstance(metric, MetricWrapperBase) and "engine" in metric._labelnames
+)
+"""All whose series name an engine."""
+
+
+def forget(engine_id: str) -> None:
+    """Takes back all series of an engine; where it comes again, Prometheus sees a counter that began anew."""
+    for metric in OF_ENGINES:
+        metric.remove_by_labels({"engine": engine_id})

@@ -43,6 +43,8 @@ class Sessions:
         self._settings = settings
         self._tracing = tracing
         self._of_engine: dict[str, EngineSession] = {}
+        self._gone: dict[str, None] = {}
+        """Engines whose series are still told, those longest gone first."""
         self._draining = False
         self._log = structlog.get_logger("sessions")
 
@@ -70,6 +72,7 @@ class Sessions:
             if self._of_engine.get(session.engine_id) is session:
                 del self._of_engine[session.engine_id]
                 session.watch.gone()
+                self._forget_oldest(session.engine_id)
             self._log.info("engine gone", epoch=str(session.epoch))
 
     def policy_changed(self, engine_id: str) -> None:
@@ -88,9 +91,18 @@ class Sessions:
         for session in self._of_engine.values():
             session.end(Refused(grpc.StatusCode.UNAVAILABLE, "the scheduler is shutting down"))
 
+    def _forget_oldest(self, gone: str) -> None:
+        """Names of engines are whatever clients say: the series of as many as may be connected outlive them."""
+        self._gone[gone] = None
+        while len(self._gone) > self._settings.max_engines:
+            oldest = next(iter(self._gone))
+            del self._gone[oldest]
+            metrics.forget(oldest)
+
     def _fence(self, session: EngineSession) -> None:
         older = self._of_engine.get(session.engine_id)
         self._of_engine[session.engine_id] = session
+        self._gone.pop(session.engine_id, None)
         if older is not None:
             metrics.FENCED.inc()
             older.watch.gone()

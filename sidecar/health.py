@@ -1,18 +1,20 @@
 """What a server is made of, and whether each part works."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health_pb2
 
 MOST_WATCHERS = 256
 MOST_BYTES = 512
-WRITE_S = 5.0
-"""After which a watcher that does not read is given up."""
+MESSAGE_S = 5.0
+"""After which a caller is given up whose question does not end."""
+_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 _STATUS = {
     True: health_pb2.HealthCheckResponse.SERVING,
@@ -74,30 +76,59 @@ class Health:
         return None if part is None else part.serving and not self._draining
 
 
-class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+class HealthServicer:
     """The standard health service, which strangers may call: it keeps nothing of what they send, and one that does not
-    read its answers delays nobody. `services` are full gRPC names; they and "" have the overall status."""
+    end his question, or read the answer, delays nobody. `services` are full gRPC names; they and "" have the overall
+    status."""
 
     def __init__(self, health: Health, services: Sequence[str]) -> None:
         self._health, self._services = health, frozenset(services)
         self._watchers = 0
 
-    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> health_pb2.HealthCheckResponse:
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Streams on this side, whatever the method is: how long a question may take is then ours to say."""
+        methods = {"Check": self._check, "Watch": self._watch}
+        handlers: dict[str, Any] = {
+            name: grpc.stream_stream_rpc_method_handler(self._asked(method)) for name, method in methods.items()
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_NAME, handlers),))
+
+    def _asked(self, method: Callable[[str, Any], Awaitable[None]]) -> Callable[[Any, Any], Awaitable[None]]:
+        async def answer(_: Any, context: Any) -> None:
+            await method(await self._question(context), context)
+
+        return answer
+
+    async def _question(self, context: Any) -> str:
+        invalid = grpc.StatusCode.INVALID_ARGUMENT
+        try:
+            async with asyncio.timeout(MESSAGE_S):
+                message = await context.read()
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no request within {MESSAGE_S:.0f} s")
+        if message is grpc.aio.EOF:
+            await context.abort(invalid, "the request is missing")
+        if len(message) > MOST_BYTES:
+            await context.abort(invalid, f"service: too long (limit {MOST_BYTES} bytes)")
+        try:
+            return str(health_pb2.HealthCheckRequest.FromString(message).service)
+        except DecodeError:
+            await context.abort(invalid, "the request is no HealthCheckRequest")
+            raise
+
+    async def _check(self, service: str, context: Any) -> None:
         """The status now; NOT_FOUND for an unknown name."""
-        await self._refuse_large(request, context)
-        serving = self._of(request.service)
+        serving = self._of(service)
         if serving is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service or component")
-        return health_pb2.HealthCheckResponse(status=_STATUS[bool(serving)])
+        await _tell(context, _STATUS[bool(serving)])
 
-    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
+    async def _watch(self, service: str, context: Any) -> None:
         """The status now and whenever it changes. An unknown name stays unknown here, so that it ends at once."""
-        await self._refuse_large(request, context)
         if self._watchers >= MOST_WATCHERS:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {MOST_WATCHERS} watch already")
-        service = request.service
         if self._of(service) is None:
-            await context.write(health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN))
+            await _tell(context, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
             return
         self._watchers += 1
         try:
@@ -110,17 +141,15 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         while True:
             change, serving = self._health.change, self._of(service)
             if serving is not None and serving != told:
-                try:
-                    async with asyncio.timeout(WRITE_S):
-                        await context.write(health_pb2.HealthCheckResponse(status=_STATUS[serving]))
-                except TimeoutError:
-                    return
+                # gRPC cannot end a call while an answer waits to be read: who does not read keeps his place, so that
+                # there are no more of them than places.
+                await _tell(context, _STATUS[serving])
                 told = serving
             await change.wait()
 
     def _of(self, service: str) -> bool | None:
         return self._health.told("" if service in self._services else service)
 
-    async def _refuse_large(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
-        if request.ByteSize() > MOST_BYTES:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"service: too long (limit {MOST_BYTES} bytes)")
+
+async def _tell(context: Any, status: Any) -> None:
+    await context.write(health_pb2.HealthCheckResponse(status=status).SerializeToString())

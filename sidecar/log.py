@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from typing import Literal, TextIO, cast
@@ -56,6 +57,11 @@ def configure(level: str = "info", format: Format = "json") -> None:
         logger_factory=lambda *_: structlog.PrintLogger(cast(TextIO, _STDERR)),
         cache_logger_on_first_use=False,
     )
+
+
+def like(service: str) -> Format:
+    """The form that the environment asks of a service's lines, for lines of ours among them."""
+    return "console" if os.environ.get(f"TRAIL_{service.upper()}_LOG_FORMAT") == "console" else "json"
 
 
 def of_engine(engine_id: str) -> None:

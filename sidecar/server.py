@@ -2,18 +2,18 @@
 
 import asyncio
 import contextlib
+import resource
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 import grpc
-import prometheus_client
 import structlog
 import uvloop
 from google.protobuf import descriptor_pool
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
-from sidecar import permissions, stream_age
+from sidecar import metrics_port, permissions, stream_age
 from sidecar.access import AccessError
 from sidecar.guard import Guard
 from sidecar.health import Health, HealthServicer
@@ -21,6 +21,13 @@ from sidecar.settings import ServerSettings
 from sidecar.stopping import stop as stop_all
 from sidecar.stopping import until_told
 from sidecar.tls import ServerTls, TlsError
+
+PING_MS = 10_000
+ANSWER_MS = 20_000
+"""That a peer has for what a working one does at once: end a handshake, answer a ping."""
+IDLE_MS = 300_000
+"""After which a connection without calls is closed; gRPC clients open it anew when they need it."""
+MOST_CONNECTIONS = 4096
 
 
 class StartError(RuntimeError):
@@ -54,7 +61,7 @@ async def run(
     guard = _guard(name, settings)
     server = grpc.aio.server(options=_options(settings), interceptors=[guard] if guard else [])
     services = list(add_services(server))
-    health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(health, services), server)
+    HealthServicer(health, services).add_to(server)
     offered = (*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(offered, server)
     _all_have_rules(name, offered)
@@ -92,16 +99,28 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
         *stream_age.server_options(settings.max_connection_age_s),
         # Otherwise a second server on the same port would quietly take half of the streams.
         ("grpc.so_reuseport", 0),
-        # An agent that dies without a word is noticed within 15 s.
-        ("grpc.keepalive_time_ms", 10_000),
+        # An agent whose host is gone is noticed within 15 s, by the kernel; one that stands still within 30.
+        ("grpc.keepalive_time_ms", PING_MS),
         ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.http2.ping_timeout_ms", ANSWER_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
         ("grpc.http2.max_ping_strikes", 0),
         # Strangers reach the health service: a message is as large as what they send for it, and streams have an end.
         ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.max_concurrent_streams", 1024),
+        # So have connections: of TLS's handshake (two minutes otherwise), HTTP/2's (one), and without calls (never).
+        ("grpc.server_handshake_timeout_ms", ANSWER_MS),
+        ("grpc.http2.settings_timeout", ANSWER_MS),
+        ("grpc.max_connection_idle_ms", IDLE_MS),
+        ("grpc.max_allowed_incoming_connections", _most_connections()),
     ]
+
+
+def _most_connections() -> int:
+    """Of the process's file handles half, lest none is left for the store, models and logs."""
+    handles, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_CONNECTIONS if handles == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, handles // 2)
 
 
 def _guard(name: str, settings: ServerSettings) -> Guard | None:
@@ -143,16 +162,10 @@ def _metrics(name: str, settings: ServerSettings) -> Iterator[None]:
     if settings.metrics_port == 0:
         yield
         return
-    # When each series began: twice as many series, and nobody asks.
-    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     address = f"{settings.metrics_host}:{settings.metrics_port}"
-    try:
-        http, thread = prometheus_client.start_http_server(settings.metrics_port, settings.metrics_host)
-    except OSError as error:
-        raise StartError(f"{name}: cannot serve metrics on {address}: {error.strerror}") from None
-    try:
+    with contextlib.ExitStack() as parts:
+        try:
+            parts.enter_context(metrics_port.serving(settings.metrics_host, settings.metrics_port))
+        except OSError as error:
+            raise StartError(f"{name}: cannot serve metrics on {address}: {error.strerror}") from None
         yield
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from pydantic_settings import (
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from sidecar.addresses import is_loopback
@@ -161,6 +163,9 @@ def load(settings_class: type[S], argv: Sequence[str] | None = None) -> S:
             name = ".".join(str(part) for part in problem["loc"])
             print(f"setting {name}: {problem['msg']}{_got(name, problem)}", file=sys.stderr)
         raise SystemExit(2) from None
+    except SettingsError as error:
+        print(_wrong_flag(settings_class, arguments, str(error)), file=sys.stderr)
+        raise SystemExit(2) from None
     except (OSError, tomllib.TOMLDecodeError) as error:
         print(f"config file: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -170,6 +175,18 @@ def _got(name: str, problem: Mapping[str, Any]) -> str:
     """What was given, unless it may be a secret, or the secret of a name that was misspelt."""
     told = problem["type"] not in ("extra_forbidden", "value_error") and not any(part in name for part in _SECRETIVE)
     return f" (got {problem.get('input')!r})" if told else ""
+
+
+def _wrong_flag(settings_class: type[BaseSettings], argv: Sequence[str], problem: str) -> str:
+    """Names flags, and no value that was given: a secret may have gone to a flag that is misspelt."""
+    named = {each.partition("=")[0] for each in argv if each.startswith("-")}
+    names = {name.replace("_", "-") for name in settings_class.model_fields}
+    known = {"-h", "--help"} | {f"--{no}{name}" for name in names for no in ("", "no-")}
+    if unknown := sorted(each for each in named - known if each.startswith("--")):
+        return f"unknown flag {', '.join(unknown)}: --help lists all"
+    if told := re.search(r"argument (--[\w/-]+)", problem):
+        return f"flag {told[1]}: cannot be read so; --help says how"
+    return "a value belongs to no flag: --help lists all" if "unrecognized" in problem else problem
 
 
 def _config_path(settings_class: type[BaseSettings], argv: Sequence[str]) -> str | None:
@@ -207,6 +224,7 @@ def _with_sources(settings_class: type[S], argv: list[str], file_values: dict[st
                 cli_implicit_flags=True,
                 cli_avoid_json=True,
                 cli_hide_none_type=True,
+                cli_exit_on_error=False,
             )
             return flags, env_settings, InitSettingsSource(settings_cls, file_values)
 

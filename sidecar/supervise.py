@@ -31,6 +31,8 @@ class Supervisor:
     ) -> None:
         """``environment`` is added to our own; ``log`` takes the child's output (default: our own)."""
         self.name, self.restarts = name, 0
+        self.last_end = ""
+        """How the last life ended, or why it could not begin."""
         self._command, self._output = list(command), log
         self._environment = os.environ | (environment or {})
         self._closing = threading.Event()
@@ -68,20 +70,31 @@ class Supervisor:
 
     def _watch(self) -> None:
         wait_s = FIRST_WAIT_S
-        while (child := self._spawn()) is not None:
+        while not self._closing.is_set():
             born_s = time.monotonic()
-            code = child.wait()
-            with contextlib.suppress(OSError):
-                child.stdin.close()  # type: ignore[union-attr]
+            self.last_end = self._live()
             if self._closing.is_set():
                 return
             if time.monotonic() - born_s >= GOOD_LIFE_S:
                 wait_s = FIRST_WAIT_S
-            self._log.warning("died", process=self.name, reason=_reason(code), next_try_s=wait_s)
+            self._log.warning("died", process=self.name, reason=self.last_end, next_try_s=wait_s)
             if self._closing.wait(wait_s):
                 return
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
             self.restarts += 1
+
+    def _live(self) -> str:
+        """One life of the child; how it ended."""
+        try:
+            child = self._spawn()
+        except OSError as error:
+            return str(error)
+        if child is None:
+            return ""
+        code = child.wait()
+        with contextlib.suppress(OSError):
+            child.stdin.close()  # type: ignore[union-attr]
+        return _reason(code)
 
     def _spawn(self) -> "subprocess.Popen[bytes] | None":
         """A new child, or None when the supervisor is closing: the lock leaves no moment in which one is missed."""

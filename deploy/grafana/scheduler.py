@@ -44,6 +44,11 @@ SCHEDULER = Dashboard(
                     _rate("trail_scheduler_plans_withheld_total", "engine", "reason"),
                 ),
                 Panel(
+                    "Plans refused by agents",
+                    "Of another epoch, that contradict themselves, or that came again or too late, a second.",
+                    _rate("trail_agent_plans_rejected_total", "engine"),
+                ),
+                Panel(
                     "Arm",
                     "Policy and predictor pairing by which an engine is planned.",
                     (Query(f"trail_scheduler_arm{ENGINE}", "{{engine}}: {{policy}}, {{predictor}}"),),

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import prometheus_client
 import structlog
+from prometheus_client.registry import CollectorRegistry
 
 from engine_adapter.agent.channel import Channel
 from engine_adapter.agent.counters import Counters
@@ -37,7 +37,7 @@ from engine_adapter.paths import (
     private_folder,
 )
 from engine_adapter.ring import RingConsumer
-from sidecar import log
+from sidecar import log, metrics_port
 from sidecar.stopping import first_of, until_told
 from sidecar.tracing import Tracing, exporting
 
@@ -170,20 +170,15 @@ class Agent:
         if self._settings.metrics_port == 0:
             yield
             return
-        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
-        registry = prometheus_client.CollectorRegistry()
+        registry = CollectorRegistry()
         registry.register(self._exported)
         host, port = self._settings.metrics_host, self._settings.metrics_port
-        try:
-            server, thread = prometheus_client.start_http_server(port, host, registry)
-        except OSError as error:
-            raise StartError(f"agent: cannot serve metrics on {host}:{port}: {error.strerror}") from None
-        try:
+        with contextlib.ExitStack() as parts:
+            try:
+                parts.enter_context(metrics_port.serving(host, port, registry))
+            except OSError as error:
+                raise StartError(f"agent: cannot serve metrics on {host}:{port}: {error.strerror}") from None
             yield
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
 
 
 @contextlib.contextmanager

@@ -64,8 +64,15 @@ class ExperimentStore:
         store_s = await clock_s(self._redis, KEY)
         answered_at_s = time.monotonic()
         found: dict[Any, Any] = await self._redis.hgetall(KEY)
-        fields = {key.decode(): value for key, value in found.items()}
-        claims = {key[7:]: value.decode() for key, value in fields.items() if key.startswith("engine:")}
+        fields = {}
+        claims = {}
+        for key, value in found.items():
+            try:
+                fields[key.decode()] = value
+                if key.startswith(b"engine:"):
+                    claims[key[7:].decode()] = value.decode()
+            except ValueError as error:
+                self._tell(f"{KEY} {key!r}", str(error))
         records = {}
         for field in fields:
             name, _, kind = field.rpartition(":")
@@ -126,7 +133,7 @@ class ExperimentStore:
     async def connected(self, now_s: float) -> list[str]:
         """Engines that some replica serves now."""
         found: Any = await self._redis.zrangebyscore(ENGINES, now_s - CONNECTED_S, "+inf")
-        return sorted(engine.decode() for engine in found)
+        return sorted(name for name in (self._name(ENGINES, engine) for engine in found) if name is not None)
 
     async def give_artefact(self, engine_id: str, artefact: str) -> None:
         """Names the predictor artefact that an engine is to have; empty: its own. It holds for some seconds."""
@@ -141,9 +148,12 @@ class ExperimentStore:
         stored: dict[Any, Any] = await self._redis.hgetall(ARTEFACTS)
         found = {}
         for name, value in stored.items():
-            layout = json.loads(value)
-            if now_s - layout["seen_s"] < LOADED_S:
-                found[name.decode()] = (*layout["layers"], layout["hidden_size"])
+            try:
+                layout = json.loads(value)
+                if now_s - layout["seen_s"] < LOADED_S:
+                    found[name.decode()] = (*layout["layers"], layout["hidden_size"])
+            except (ValueError, TypeError, KeyError) as error:
+                self._tell(f"{ARTEFACTS} {name!r}", repr(error))
         return found
 
     async def write_shadows(self, compared: Sequence[tuple[str, Comparison]]) -> None:
@@ -172,8 +182,8 @@ class ExperimentStore:
         found: dict[int, Tally] = defaultdict(Tally)
         void: dict[int, str] = {}
         for field, value in stored.items():
-            first, _, rest = field.decode().partition(":")
             try:
+                first, _, rest = field.decode().partition(":")
                 if first == "void":
                     void[int(rest)] = value.decode()
                 else:
@@ -207,6 +217,13 @@ class ExperimentStore:
             )
         except (InvalidField, ValueError, TypeError, KeyError) as error:
             self._tell(name, str(error))
+            return None
+
+    def _name(self, key: str, name: bytes) -> str | None:
+        try:
+            return name.decode()
+        except ValueError as error:
+            self._tell(f"{key} {name!r}", str(error))
             return None
 
     def _tell(self, what: str, why: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -128,6 +129,7 @@ def load(
     model: Annotated[str, typer.Option(help="Predictor artefact; default: the service's own.")] = "",
     processes: Annotated[int, typer.Option(min=0, help="Processes to run engines in; 0: half of the cores.")] = 0,
     seed: Annotated[int, typer.Option(help="Of lengths, prompts and rows.")] = 0,
+    prefix: Annotated[str, typer.Option(help="Of the engines' names; default: load- and what no other load has.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")] = False,
 ) -> None:
     """Loads running services with simulated engines; says how fast and fresh their predictions and plans are."""
@@ -138,6 +140,7 @@ def load(
     options = LoadOptions(
         predictor, scheduler, engines, requests, waiting, dim, step_ms, duration_s, output_tokens, model,
         processes=min(processes, engines) or default_processes(engines), seed=seed,
+        prefix=prefix or f"load-{secrets.token_hex(3)}",
     )  # fmt: skip
     try:
         run_load(options, as_json=as_json)

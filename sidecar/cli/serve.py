@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from engine_adapter.paths import FolderError, engine_paths, private_folder
+from sidecar import log as logs
 from sidecar import projection
 from sidecar.cli.tapping import RowKind, ServeError, fetch_projection, tap_settings
 from sidecar.supervise import Supervisor
@@ -44,6 +45,7 @@ def run_serve(
         ServeError: no predictor, a wrong layer list, a model whose hidden size does not fit, or no projection for
             rows that shall be projected.
     """
+    logs.configure(format=logs.like("agent"))
     tapped, row_dtype = tap_settings(model, predictor, artefact, layers, wait_s)
     file = fetch_projection(predictor, artefact, layers, rows, wait_s)
     try:

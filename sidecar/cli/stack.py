@@ -20,6 +20,10 @@ from sidecar.dial import dialled
 from sidecar.supervise import Supervisor
 from trail.v1 import scheduler_pb2, scheduler_pb2_grpc
 
+VALKEY = [sys.executable, "-m", "sidecar.embedded_valkey"]
+STORE_LIVES = 2
+"""After so many it will not start. The first may have found a machine that stood still."""
+
 
 class StackError(RuntimeError):
     """A part did not start; the text says which and what to look at."""
@@ -50,19 +54,30 @@ def embedded_valkey(log: IO[bytes] | None = None, start_timeout_s: float = 30.0)
     """A Valkey of our own on a Unix socket, kept alive and gone with us; yields its URL.
 
     Raises:
-        StackError: it was not ready in ``start_timeout_s``.
+        StackError: it cannot start, with its last word, or was not ready in ``start_timeout_s``.
     """
     # A short path: Unix sockets allow about 100 characters.
     with tempfile.TemporaryDirectory(prefix="trail-") as folder:
         socket_path = Path(folder) / "valkey.sock"
-        command = [sys.executable, "-m", "sidecar.embedded_valkey", str(socket_path)]
-        with Supervisor("store", command, log=log), redis.Redis(unix_socket_path=str(socket_path)) as client:
+        with (
+            contextlib.nullcontext(log) if log is not None else (Path(folder) / "store.log").open("ab") as output,
+            Supervisor("store", [*VALKEY, str(socket_path)], log=output) as store,
+            redis.Redis(unix_socket_path=str(socket_path)) as client,
+        ):
             deadline_s = time.monotonic() + start_timeout_s
             while not _answers(client):
+                if store.restarts >= STORE_LIVES:
+                    why = _last_line(Path(output.name)) or store.last_end
+                    raise StackError(f"the embedded Valkey does not start: {why}")
                 if time.monotonic() > deadline_s:
                     raise StackError(f"the embedded Valkey was not ready in {start_timeout_s:.0f} s")
                 time.sleep(0.05)
             yield f"unix://{socket_path}"
+
+
+def _last_line(file: Path) -> str:
+    lines = file.read_text(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def _answers(client: redis.Redis) -> bool:

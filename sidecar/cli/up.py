@@ -11,6 +11,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
+from sidecar import log
 from sidecar.cli.stack import StackError, is_free, running_stack
 from sidecar.cli.top import METRICS_PORTS
 from sidecar.redis_url import without_password
@@ -18,6 +19,7 @@ from sidecar.redis_url import without_password
 
 def run_up(host: str, predictor_port: int, scheduler_port: int, redis_url: str | None, model_dir: Path | None) -> None:
     """Runs until SIGINT or SIGTERM."""
+    log.configure(format=log.like("scheduler"))
     console = Console()
     stop = threading.Event()
     # Until all is up, Ctrl-C interrupts; afterwards it ends in order.
@@ -50,5 +52,12 @@ def run_up(host: str, predictor_port: int, scheduler_port: int, redis_url: str |
 
 def _metrics_port(service: str, host: str) -> int:
     """The usual one; 0 where the environment names another, or another stack has it: metrics are worth no refusal."""
-    port = METRICS_PORTS[service]
-    return port if f"TRAIL_{service.upper()}_METRICS_PORT" not in os.environ and is_free(host, port) else 0
+    port, variable = METRICS_PORTS[service], f"TRAIL_{service.upper()}_METRICS_PORT"
+    if variable in os.environ:
+        return 0
+    if is_free(host, port):
+        return port
+    typer.echo(
+        f"trail up: no metrics of the {service}: {host}:{port} is taken; {variable} names another port", err=True
+    )
+    return 0

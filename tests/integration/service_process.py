@@ -35,6 +35,12 @@ class ServiceProcess:
         assert ready.wait(PATIENCE_S), self.log
         assert self._process.poll() is None, self.log
 
+    @property
+    def process_id(self) -> int:
+        """Of the life that goes on now."""
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """SIGKILL."""
         if self._process is not None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from scheduler_service.choice import PolicyBook, PolicyChoice
 from scheduler_service.experiments.live import LiveExperiments
 from scheduler_service.experiments.store import ExperimentStore, Look
+from sidecar import log
 from sidecar.redis import connect, keys
 from tests.conftest import Valkey
 from tests.integration.scheduler_engine import Engine, engine, running_scheduler, until
@@ -304,10 +306,20 @@ async def test_blocks_that_a_jump_of_the_stores_clock_touched_do_not_count(
     await redis.aclose()
 
 
-async def test_unreadable_records_are_left_alone(valkey: Valkey):
+async def test_unreadable_records_are_left_alone(valkey: Valkey, capsys: pytest.CaptureFixture[str]):
     client = valkey.client()
-    client.hset("trail:experiments", mapping={"bad:design": b"{", "worse:design": b'{"design": {}, "created_s": 1}'})
+    damaged = {b"\xff:design": b"{}", b"engine:\xfe": b"x", b"engine:b": b"\xfd"}
+    client.hset(
+        "trail:experiments",
+        mapping={b"bad:design": b"{", b"worse:design": b'{"design": {}, "created_s": 1}', **damaged},
+    )
+    client.zadd("trail:engines", {b"\xfc": 1e12})
+    log.configure()
     async with running_scheduler(valkey) as channel, stepping(channel, "a"):
         await started(Stub(channel), asked("good", "a"))
         found = await Stub(channel).ListExperiments(experiment_pb2.ListExperimentsRequest())
         assert [each.design.name for each in found.experiments] == ["good"]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "unreadable in the store" in line]
+    named = [json.loads(line)["experiment"] for line in lines]
+    assert len(named) == len(set(named)) >= len(damaged) + 3
+    assert {"bad", "worse", *(f"trail:experiments {key!r}" for key in damaged)} <= set(named)

@@ -40,8 +40,11 @@ def load(*flags: str) -> "subprocess.Popen[str]":
 
 def test_a_load_ends_with_figures_of_all_its_engines(services: list[str]) -> None:
     size = ["--engines", "3", "--processes", "2", "--requests", "4", "--step-ms", "25", "--duration-s", "4"]
+    beside = load(*services, "--engines", "1", "--requests", "4", "--step-ms", "25", "--duration-s", "4", "--json")
     out, errors = load(*services, *size, "--json").communicate(timeout=PATIENCE_S)
     found = json.loads(out)
+    # Neither took an engine of the other's.
+    assert json.loads(beside.communicate(timeout=PATIENCE_S)[0])["reconnects"] == 0
     assert (found["engines"], found["engines_connected"], found["dim"]) == (3, 3, DIM), errors
     assert found["interrupted"] is False
     assert 3 < found["seconds"] < 120

@@ -6,6 +6,7 @@ import signal
 
 import grpc
 import pytest
+from prometheus_client import REGISTRY
 
 from tests.conftest import Valkey
 from tests.integration.scheduler_engine import (
@@ -202,3 +203,21 @@ async def test_an_engine_that_left_leaves_nothing_behind(valkey: Valkey):
         async with engine(channel, ENGINE, handles=(1,)):
             await predictor.listened_to()
         await until(lambda: predictor.publish(0, {}) == 0, "the subscription ended")
+
+
+async def test_invented_engines_leave_no_series_without_end_and_those_that_are_there_keep_theirs(valkey: Valkey):
+    def told() -> set[str]:
+        samples = (sample for family in REGISTRY.collect() for sample in family.samples)
+        return {sample.labels["engine"] for sample in samples if "invented" in sample.labels.get("engine", "")}
+
+    async with (
+        running_scheduler(valkey, max_engines=2) as channel,
+        engine(channel, "invented-lives", handles=(1,)) as lives,
+    ):
+        for number in range(6):
+            async with engine(channel, f"invented-{number}", handles=(1,)) as connected:
+                await connected.step({1: 1})
+            await until(lambda: len(told()) <= 3, "the oldest is forgotten")
+        await lives.step({1: 1})
+        # Counters of who left lately are there for the next scrape.
+        assert told() == {"invented-lives", "invented-4", "invented-5"}

@@ -18,11 +18,17 @@ def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
         yield server
 
 
-def test_metrics_are_where_top_looks_unless_somebody_is_there(listening: socket.socket) -> None:
+def test_metrics_are_where_top_looks_unless_somebody_is_there(
+    listening: socket.socket, capsys: pytest.CaptureFixture[str]
+) -> None:
     port = METRICS_PORTS["predictor"]
     assert up._metrics_port("predictor", "127.0.0.1") == 0
+    assert capsys.readouterr().err == (
+        f"trail up: no metrics of the predictor: 127.0.0.1:{port} is taken; {VARIABLE} names another port\n"
+    )
     listening.close()
     assert up._metrics_port("predictor", "127.0.0.1") == port
+    assert capsys.readouterr().err == ""
 
 
 def test_a_port_in_the_environment_is_left_to_the_service(

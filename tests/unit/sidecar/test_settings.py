@@ -64,6 +64,29 @@ def test_a_mistake_exits_with_one_line_that_names_it(argv: list[str], capsys: py
     assert argv[0].strip("-") in lines[0]
 
 
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--redis-pasword", "s3cret"], "unknown flag --redis-pasword"),
+        (["--redis-pasword=s3cret"], "unknown flag --redis-pasword"),
+        (["--redis-pasword", "s3cret with a --blank"], "unknown flag --redis-pasword"),
+        (["s3cret"], "belongs to no flag"),
+        (["--unprotected=s3cret"], "flag --unprotected"),
+        (["--port"], "flag --port"),
+    ],
+)
+def test_a_wrong_flag_is_named_and_what_was_given_to_it_is_not(
+    argv: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        load(ExampleSettings, argv)
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+    assert "s3cret" not in error
+    assert "blank" not in error
+
+
 def test_an_unknown_name_in_the_file_is_a_mistake(tmp_path: Path) -> None:
     file = tmp_path / "example.toml"
     file.write_text("prot = 1\n")
