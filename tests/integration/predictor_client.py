@@ -116,6 +116,6 @@ class Client:
 
 
 @asynccontextmanager
-async def client(address: str) -> AsyncIterator[Client]:
-    async with grpc.aio.insecure_channel(address) as channel:
+async def client(address: str, *options: tuple[str, int]) -> AsyncIterator[Client]:
+    async with grpc.aio.insecure_channel(address, options) as channel:
         yield Client(channel)
