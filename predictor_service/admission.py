@@ -14,7 +14,7 @@ _LOOK_S = 0.1
 _LOOKS = 20
 _LOOKS_ENOUGH = 5
 _SPAN_ENOUGH_S = 1.0
-"""With fewer looks, or over less time, nothing is known well enough to send anybody away."""
+"""With fewer looks, or over less time, nothing is known well enough to refuse anybody or send him away."""
 _ROOM = 0.75
 """Share of a limit at which no further engine is taken: what is left is for those that are here to grow."""
 _SETTLE_S = 10.0
@@ -65,15 +65,15 @@ class Admission:
         share, name = self._busiest
         if engines and engines >= self._most_engines:
             return f"this replica is full: {engines} engines are as many as it served well"
-        if engines and share > _ROOM:
+        if engines and share > _ROOM and self._seen_enough:
             return f"this replica is full: {self._told(share, name)}"
         return ""
 
     def surplus(self, engines: int) -> Surplus:
         """How many of the engines with an open stream should go, now."""
-        share, name = self._busiest
-        if len(self._looks) < _LOOKS_ENOUGH or self._span_s < _SPAN_ENOUGH_S:
+        if not self._seen_enough:
             return Surplus()
+        share, name = self._busiest
         if share <= _ROOM and self._looked_s >= self._settled_s:
             self._most_engines = max(self._most_engines + 1, self._most_engines * _GROWTH)
             self._settled_s = self._looked_s + _SETTLE_S
@@ -101,6 +101,10 @@ class Admission:
         rows, self._rows = self._rows, 0
         self._looks.append((rows, max(passed_s, 0.0), max(now_s - due_s, 0.0)))
         metrics.QUEUE_SECONDS.set(self.queue_ms / 1000)
+
+    @property
+    def _seen_enough(self) -> bool:
+        return len(self._looks) >= _LOOKS_ENOUGH and self._span_s >= _SPAN_ENOUGH_S
 
     @property
     def _span_s(self) -> float:

@@ -44,6 +44,14 @@ def test_a_machine_that_stood_still_is_no_queue() -> None:
     assert admission.surplus(8).engines == 0
 
 
+def test_a_service_that_has_just_started_knows_too_little_to_refuse_anybody() -> None:
+    admission = Admission(most_queue_ms=10.0)
+    busy(admission, late_s=1.0, seconds=4)
+    assert admission.refusal(8) == ""
+    busy(admission, late_s=1.0, seconds=1)
+    assert admission.refusal(8) != ""
+
+
 def test_without_limits_nobody_is_refused_or_sent_away() -> None:
     admission = Admission()
     busy(admission, rows=10**6, late_s=1.0)
