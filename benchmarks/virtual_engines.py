@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,12 +29,14 @@ from sidecar.waiting import within
 from trail.v1 import engine_pb2, predictor_pb2, predictor_pb2_grpc, scheduler_pb2, scheduler_pb2_grpc
 
 REPORT_S = 0.5
-PROMPT = tuple(range(64))
+PROMPT, ABORTED_PROMPT = tuple(range(64)), tuple(range(16))
 OUTPUT_TOKENS = 200
 """Of every request: one in so many rows is a request's last."""
 _AGENT = AgentSettings()
 _ACK_S, _CALL_S = _AGENT.ack_timeout_ms / 1000, _AGENT.call_timeout_ms / 1000
 _OPTIONS = [("grpc.use_local_subchannel_pool", 1)]
+_SMALL_WINDOW = [*_OPTIONS, ("grpc.http2.bdp_probe", 0)]
+"""Otherwise who does not read lets some megabytes lie in his own memory before the service is held up."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,10 @@ class Crowd:
     step_ms: float = 10.0
     spread_s: float = 0.0
     slow: int = 0
-    slow_requests: int = 512
+    slow_requests: int = 128
     storms: int = 0
     aborts: int = 0
-    burst: int = 25
+    burst: int = 10
 
 
 class Tally:
@@ -127,11 +129,13 @@ class VirtualEngine:
         self._serve = serve
         self._backoff = Backoff(_AGENT.reconnect_initial_ms / 1000, _AGENT.reconnect_max_ms / 1000)
         self.stream: PredictorStream
+        self.aborted = 0
         self._handle = 0
 
     async def run(self, wait_s: float) -> None:
         await asyncio.sleep(wait_s)
-        async with grpc.aio.insecure_channel(self.crowd.predictor, _OPTIONS) as channel:
+        options = _SMALL_WINDOW if self._serve is never_read else _OPTIONS
+        async with grpc.aio.insecure_channel(self.crowd.predictor, options) as channel:
             while True:
                 self.stream = PredictorStream(channel, self.epochs.next())
                 try:
@@ -151,14 +155,14 @@ class VirtualEngine:
         self._backoff.reset()
         return living
 
-    def declaration(self) -> engine_pb2.RequestDeclaration:
+    def declaration(self, prompt: Sequence[int] = PROMPT) -> engine_pb2.RequestDeclaration:
         """A new request."""
         self._handle += 1
         return engine_pb2.RequestDeclaration(
             handle=self._handle,
             request_id=f"{self.engine_id}-{self._handle}",
-            prompt_token_ids=PROMPT,
-            prompt_tokens=len(PROMPT),
+            prompt_token_ids=prompt,
+            prompt_tokens=len(prompt),
             arrival_time_s=time.time(),
         )
 
@@ -228,8 +232,8 @@ async def abort_all(engine: VirtualEngine) -> None:
         await call.write(scheduler_pb2.CoordinateRequest(open=opening))
         plans = asyncio.create_task(_count_plans(call, tally))
         try:
-            for burst in range(crowd.aborts // crowd.storms // crowd.burst):
-                declared = [engine.declaration() for _ in range(crowd.burst)]
+            for burst in range((crowd.aborts // crowd.storms - engine.aborted) // crowd.burst):
+                declared = [engine.declaration(ABORTED_PROMPT) for _ in range(crowd.burst)]
                 handles = [request.handle for request in declared]
                 await engine.stream.ask(declared=declared)
                 await call.write(_delta(epoch, 2 * burst + 1, arrived=declared))
@@ -238,6 +242,7 @@ async def abort_all(engine: VirtualEngine) -> None:
                     scheduler_pb2.Outcome(handle=handle, reason=scheduler_pb2.FINISH_REASON_ABORT) for handle in handles
                 ]
                 await call.write(_delta(epoch, 2 * burst + 2, finished=aborted))
+                engine.aborted += len(handles)
                 tally.counts["aborted"] += len(handles)
                 await asyncio.sleep(crowd.step_ms / 1000)
             tally.counts["storms_over"] += 1

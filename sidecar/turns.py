@@ -5,12 +5,12 @@ import time
 from sidecar.errors import LONGEST_PUSHBACK_S
 
 _SOONEST_S = 1.0
-_BETWEEN_S = 0.02
+_BETWEEN_S = 0.04
 
 
 class Turns:
-    """Gives each its turn, 20 ms after that of the one before: fifty a second are refused in a few percent of a core,
-    where a thousand that all came again after a second would leave no time for those that are served."""
+    """Gives each its turn, 40 ms after that of the one before: a thousand that all came again after a second would
+    leave no time for those that are served."""
 
     def __init__(self) -> None:
         self._last_s = 0.0
