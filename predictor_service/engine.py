@@ -51,6 +51,7 @@ class Engine:
 
     def __init__(self, engine_id: str, *, max_requests: int, recorder: Recorder | None = None) -> None:
         self.engine_id = engine_id
+        self.since_s = time.monotonic()
         self.stream: Stream | None = None
         self.writer: Writer | None = None
         self.session: EngineSession | None = None

@@ -3,6 +3,7 @@
 from typing import NoReturn
 
 import grpc
+import structlog
 
 from predictor_service import metrics
 from predictor_service.admission import Admission
@@ -11,6 +12,7 @@ from predictor_service.engine import STORE_IS_BACK, Engine, Stream
 from predictor_service.recorder import Recorder
 from predictor_service.switching import switched
 from sidecar.errors import Refused
+from sidecar.turns import Turns
 
 
 class Engines:
@@ -24,6 +26,8 @@ class Engines:
         self._max_requests = max_requests
         self._recorder = recorder
         self._engines: dict[str, Engine] = {}
+        self._turns = Turns()
+        self._log = structlog.get_logger("engines")
 
     def get(self, engine_id: str) -> Engine | None:
         return self._engines.get(engine_id)
@@ -51,6 +55,19 @@ class Engines:
             engine.session = switched(session, artefact, max_requests=self._max_requests)
             metrics.SWITCHES.inc()
 
+    def shed(self) -> None:
+        """Ends the streams of the newest engines where this replica stays over its limits. They are strangers from
+        then on: what is known of their requests lies in the store, for whichever replica takes them."""
+        held = ((engine, engine.stream) for engine in self._engines.values() if engine.stream)
+        newest_first = sorted(held, key=lambda each: each[0].since_s, reverse=True)
+        surplus = self._admission.surplus(len(newest_first))
+        for engine, stream in newest_first[: surplus.engines]:
+            metrics.SHED_STREAMS.labels(surplus.limit).inc()
+            self._log.warning("engine sent away", engine=engine.engine_id, reason=surplus.reason)
+            del self._engines[engine.engine_id]
+            engine.close(stream)
+            stream.end(self._refused(f"this replica has too many engines: {surplus.reason}"))
+
     def end_degraded(self) -> None:
         """The store is back: streams that missed a commit must claim again, which only an open does."""
         for engine in self._engines.values():
@@ -74,16 +91,19 @@ class Engines:
 
     def _refuse(self, limit: str, text: str) -> NoReturn:
         metrics.REFUSED_STREAMS.labels(limit).inc()
-        raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, text, retry_after_ms=1000)
+        raise self._refused(text)
+
+    def _refused(self, text: str) -> Refused:
+        return Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, text, retry_after_ms=self._turns.next_ms())
 
     def _check_room(self, engine: Engine | None) -> None:
-        streaming = sum(other.stream is not None for other in self._engines.values())
+        streaming = len(self.streaming)
         if streaming >= self._most:
             if engine is not None:
                 self._engines[engine.engine_id] = engine
             self._refuse("engines", f"{streaming} engines have a stream already (max_engines)")
         # An engine that was served here before is no new load, and nobody else may have room for it.
-        if engine is None and (reason := self._admission.refusal):
+        if engine is None and (reason := self._admission.refusal(streaming)):
             self._refuse("load", reason)
         idle = [other.engine_id for other in self._engines.values() if other.stream is None]
         for engine_id in idle[: max(0, len(idle) - self._most + 1)]:

@@ -89,7 +89,7 @@ async def _serve(settings: PredictorSettings, tracing: Tracing, ready: Callable[
         await models_changed()
         background = [
             asyncio.create_task(availability.watch()),
-            asyncio.create_task(admission.watch()),
+            asyncio.create_task(admission.watch(engines.shed)),
             asyncio.create_task(watch(catalogue, settings.model_poll_s, models_changed)),
             asyncio.create_task(follower.run(settings.outcome_poll_s)),
             asyncio.create_task(arms.run()),

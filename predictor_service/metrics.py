@@ -27,6 +27,10 @@ STEP_SECONDS = Histogram(
 )
 QUEUE_SECONDS = Gauge("trail_predictor_queue_seconds", "How long a message waits for its turn, lately")
 REFUSED_STREAMS = Counter("trail_predictor_refused_streams", "Streams sent elsewhere, by what is full", ["limit"])
+SHED_STREAMS = Counter("trail_predictor_shed_streams", "Engines sent away, by the limit that was exceeded", ["limit"])
+for _limit in ("max_rows_per_s", "max_queue_ms"):
+    # A counter that begins at its first event has not risen, for Prometheus.
+    SHED_STREAMS.labels(_limit)
 STREAMS = Gauge("trail_predictor_streams", "Engines with an open stream")
 POSTERIORS = Gauge("trail_predictor_posteriors", "Living requests of engines with an open stream")
 FENCED = Counter("trail_predictor_fenced_commits", "Commits refused because another epoch owns the engine")

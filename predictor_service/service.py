@@ -69,7 +69,8 @@ class PredictorService(predictor_pb2_grpc.PredictorServiceServicer):
         try:
             ends: set[asyncio.Future[Any]] = {pump, stream.ended}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if not pump.done():
+            # Where both are over, the pump has met what somebody's ending of the stream has left.
+            if stream.ended.done():
                 raise stream.ended.result()
             await pump
         except (InvalidField, Refused) as error:

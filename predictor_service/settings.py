@@ -40,9 +40,10 @@ class PredictorSettings(ServerSettings):
     max_engines: int = Field(default=64, ge=1)
     """Most engines with an open stream."""
     max_rows_per_s: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Rows a second above which no further engine is taken: its agent goes to another replica; 0: no limit."""
-    max_queue_ms: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Milliseconds that messages wait for their turn above which no further engine is taken; 0: no limit."""
+    """Rows a second that are served well: from three quarters on no further engine is taken, above it the newest are
+    sent away, to another replica or their own order; 0: no limit."""
+    max_queue_ms: float = Field(default=100.0, ge=0, allow_inf_nan=False)
+    """Milliseconds that half of the messages may wait for their turn, likewise; 0: no limit."""
     posterior_expire_s: int = Field(default=3600, ge=1)
     """Seconds after an engine's last commit at which the store drops what it holds of it."""
     record_dir: Path | None = None

@@ -23,6 +23,7 @@ from sidecar import log
 from sidecar.errors import Refused
 from sidecar.stopping import stop
 from sidecar.tracing import Tracing
+from sidecar.turns import Turns
 
 
 class Sessions:
@@ -46,6 +47,7 @@ class Sessions:
         self._gone: dict[str, None] = {}
         """Engines whose series are still told, those longest gone first."""
         self._draining = False
+        self._turns = Turns()
         self._log = structlog.get_logger("sessions")
 
     @contextlib.asynccontextmanager
@@ -56,7 +58,7 @@ class Sessions:
         if len(self._of_engine) >= self._settings.max_engines and opened.engine_id not in self._of_engine:
             limit = self._settings.max_engines
             text = f"open.engine_id: too many engines are connected (limit {limit})"
-            raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, text, retry_after_ms=1000)
+            raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, text, retry_after_ms=self._turns.next_ms())
         log.of_engine(opened.engine_id)
         session = EngineSession(opened, self.experiments, self._outcomes, self._settings, self._tracing)
         self._fence(session)

@@ -47,6 +47,14 @@ PREDICTOR = Dashboard(
                     ),
                 ),
                 Panel(
+                    "Engines refused and sent away",
+                    "A second, by the limit that was reached; another replica is needed.",
+                    (
+                        *_rate("trail_predictor_refused_streams_total", "limit"),
+                        *_rate("trail_predictor_shed_streams_total", "limit"),
+                    ),
+                ),
+                Panel(
                     "Store",
                     "1 while it answers.",
                     (Query(f"trail_predictor_store_up{INSTANCE}", "{{instance}}"),),

@@ -23,7 +23,7 @@ FLOAT16 = engine_pb2.DTYPE_FLOAT16
 async def service(models: Path, redis_url: str, **settings: Any) -> AsyncIterator[str]:
     """Runs a predictor service; gives its address."""
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    chosen = {"redis_timeout_ms": 10_000, "drain_timeout_s": 1} | settings
+    chosen = {"redis_timeout_ms": 10_000, "drain_timeout_s": 1, "max_queue_ms": 0} | settings
     task = asyncio.create_task(
         run(
             PredictorSettings(port=0, model_dir=[models], redis_url=redis_url, **chosen),
@@ -116,6 +116,6 @@ class Client:
 
 
 @asynccontextmanager
-async def client(address: str) -> AsyncIterator[Client]:
-    async with grpc.aio.insecure_channel(address) as channel:
+async def client(address: str, *options: tuple[str, int]) -> AsyncIterator[Client]:
+    async with grpc.aio.insecure_channel(address, options) as channel:
         yield Client(channel)
