@@ -17,13 +17,20 @@ async def stop(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel until all are done.
 
     Once is not enough: a read of redis-py whose own time is up in the same turn of the loop takes the
-    cancellation for its timeout, returns nothing, and its caller goes on.
+    cancellation for its timeout, returns nothing, and its caller goes on. Whoever cancels the caller meanwhile waits
+    until they are done, too: a task that was left would run on for ever.
     """
     left = {task for task in tasks if not task.done()}
+    cancelled: asyncio.CancelledError | None = None
     while left:
         for task in left:
             task.cancel()
-        _, left = await asyncio.wait(left, timeout=_AGAIN_S)
+        try:
+            _, left = await asyncio.wait(left, timeout=_AGAIN_S)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 async def first_of(*parts: Coroutine[Any, Any, object]) -> None:
