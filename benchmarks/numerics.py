@@ -1,4 +1,4 @@
-"""Whether greedy outputs on a GPU change by more than stock vLLM's own do: where they differ, two tokens were as likely.
+"""Greedy outputs on a GPU change no more than stock vLLM's own do: where they differ, two tokens were as likely.
 
     python -m benchmarks.numerics --llm DIR --prompts FILE --out benchmarks/results/numerics-h100.json
 
@@ -68,8 +68,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     machine.write(options.out, results)
     for run in runs:
-        print(f"{run['engine']} {run['policy']}: {len(run['margins'])} of {len(prompts)} outputs differ, margin at most "
-              f"{max(run['margins'], default=0.0):.3f}, {run['preemptions']} preemptions")  # fmt: skip
+        widest = max(run["margins"], default=0.0)
+        print(f"{run['engine']} {run['policy']}: {len(run['margins'])} of {len(prompts)} outputs differ, "
+              f"margin at most {widest:.3f}, {run['preemptions']} preemptions")  # fmt: skip
 
 
 async def _compare(
