@@ -29,6 +29,9 @@ FALLBACKS = Counter(
     f"{PREFIX}_fallback_ranks", "Ranks for which the predictor pairing had no value of its own.", ["engine"]
 )
 PREEMPTION_LIMIT = Gauge(f"{PREFIX}_preemption_limit", "Limit c of the newest plan.", ["engine"])
+ADMIT_TOGETHER = Gauge(
+    f"{PREFIX}_admit_together", "Places that come free before the newest plan has anybody admitted.", ["engine"]
+)
 REQUESTS = Gauge(f"{PREFIX}_requests", "Living requests.", ["engine"])
 RUNNING = Gauge(f"{PREFIX}_running_requests", "Requests in the engine's batch.", ["engine"])
 WAITING = Gauge(f"{PREFIX}_waiting_requests", "Living requests outside the batch.", ["engine"])

@@ -16,7 +16,7 @@ from scheduler_service.state import EngineState
 LOOK_EVERY_S = 0.5
 _GAUGES = (
     metrics.REQUESTS, metrics.RUNNING, metrics.WAITING, metrics.KV_USED, metrics.RECOMPUTE, metrics.LONGEST_WAIT,
-    metrics.STARVATION_MARGIN, metrics.PREEMPTION_LIMIT,
+    metrics.STARVATION_MARGIN, metrics.PREEMPTION_LIMIT, metrics.ADMIT_TOGETHER,
 )  # fmt: skip
 
 
@@ -45,6 +45,7 @@ class EngineWatch:
         metrics.PLAN_REQUESTS.observe(plan.handles.size)
         metrics.PREEMPTIONS.labels(self._engine_id).inc(len(plan.preemptions))
         metrics.PREEMPTION_LIMIT.labels(self._engine_id).set(plan.preemption_limit)
+        metrics.ADMIT_TOGETHER.labels(self._engine_id).set(plan.admit_together)
         metrics.FALLBACKS.labels(self._engine_id).inc(plan.fallbacks)
 
     def finished(self, outcome: Outcome) -> None:

@@ -90,6 +90,11 @@ SCHEDULER = Dashboard(
                     (Query(f"trail_scheduler_waiting_requests{ENGINE}", "{{engine}}"),),
                 ),
                 Panel(
+                    "Admitted together",
+                    "Places that come free before anybody is admitted to a full batch; 1: nobody waits for another.",
+                    (Query(f"trail_scheduler_admit_together{ENGINE}", "{{engine}}"),),
+                ),
+                Panel(
                     "Longest wait",
                     "Of those who wait now.",
                     (Query(f"trail_scheduler_longest_wait_seconds{ENGINE}", "{{engine}}"),),
