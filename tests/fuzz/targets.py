@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from engine_adapter import records
 from engine_adapter.board import BoardReader, BoardWriter
 from engine_adapter.ring import HEAD_BYTE, HEADER_BYTES, RingConsumer, RingError, RingProducer
@@ -39,6 +41,33 @@ RING_BYTES = 1024
 TAIL_BYTE = HEAD_BYTE + 64
 MOST_ROWS = 64
 STEPS = 4
+ACCESS = b"""[[clients]]
+name = "a"
+tokens_sha256 = ["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"]
+engines = ["a-*", "shared-1"]
+admin = false
+
+[[clients]]
+name = "b"
+certificates = ["agent.b.example"]
+engines = ["b-[12]"]
+admin = true
+"""
+URLS = (
+    b"redis://user:password@localhost:6379/0?protocol=3",
+    b"unix://user@/run/valkey.sock?db=1",
+    b"rediss+sentinel://:password@one:26379,[::1]:26380/master/2",
+    b"redis+cluster://user:p%40ss@one:7000,two:7001",
+)
+_ONE, _TWO = np.array([1, 2], np.uint64), np.array([5, 6], np.uint32)
+RECORDS = (
+    records.Engine(8, 100, 16, 2048).pack(),
+    records.Arrived(1, "r1", 1.0, 0, 16, 0, 0, "tenant", _TWO).pack(),
+    records.Step(3, 10, 1, 0.01, 50, 2, _ONE, _TWO, _TWO, _ONE, 1, False, _ONE).pack(),
+    records.Finished(1, 1, 16, 0.5, 0.1, 0, 0).pack(),
+    b"".join(records.Rows(3, 3, 4, _ONE, _TWO, np.ones((2, 4), np.float32)).pack()),
+)
+"""One of each kind."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +98,12 @@ class Targets:
             "policy": Target(_policy, refused),
             "experiment": Target(_experiment, refused),
             "ring": Target(self._ring, (RingError,)),
-            "ring_records": Target(records.unpack, (ValueError,)),
+            "ring_records": Target(_ring_records, (ValueError,)),
             "board": Target(self._board),
             "predictions_channel": Target(_predictions, (wire_store.Unreadable,)),
             "stored_records": Target(self._stored),
-            "manifest": Target(_manifest, (ValueError,)),
-            "redis_url": Target(lambda data: redis_url.parse(data.decode(errors="replace")), (ValueError,)),
+            "manifest": Target(self._manifest, (ValueError,)),
+            "redis_url": Target(_redis_url, (ValueError,)),
             "trace": Target(self._trace, (SimulateError,)),
             "access_file": Target(self._access, (access.AccessError,)),
         }
@@ -173,8 +202,19 @@ class Targets:
         reader.close()
 
     def _stored(self, data: bytes) -> None:
-        predictor_wire_store.unpack("r1", data, self._artefact)
-        wire_store.snapshot({b"r1": data})
+        chooser = Chooser(data)
+        stored = chooser.fill(state_pb2.StoredPosterior())
+        if chooser.number(4):
+            stored.model, stored.posterior[:] = self._artefact.bins_name, [0.25] * len(self._artefact.bins)
+        damaged = chooser.damage(stored.SerializeToString())
+        predictor_wire_store.unpack("r1", damaged, self._artefact)
+        wire_store.snapshot({b"r1": damaged})
+
+    def _manifest(self, data: bytes) -> None:
+        chooser = Chooser(data)
+        path = self._folder / "model" / "manifest.json"
+        text = json.dumps(chooser.change(json.loads(path.read_bytes()))).encode()
+        Manifest.model_validate_json(chooser.damage(text))
 
     def _trace(self, data: bytes) -> None:
         path = self._folder / "trace.csv"
@@ -183,7 +223,7 @@ class Targets:
 
     def _access(self, data: bytes) -> None:
         path = self._folder / "access.toml"
-        path.write_bytes(data)
+        path.write_bytes(Chooser(data).damage(ACCESS))
         access.read(path)
 
 
@@ -197,8 +237,17 @@ def _experiment(data: bytes) -> None:
 
 
 def _predictions(data: bytes) -> None:
-    wire_store.published(data)
+    chooser = Chooser(data)
+    wire_store.published(chooser.damage(chooser.fill(state_pb2.PublishedPredictions()).SerializeToString()))
 
 
-def _manifest(data: bytes) -> None:
-    Manifest.model_validate_json(data)
+def _ring_records(data: bytes) -> None:
+    chooser = Chooser(data)
+    records.unpack(chooser.damage(chooser.one_of(RECORDS)))
+
+
+def _redis_url(data: bytes) -> None:
+    chooser = Chooser(data)
+    url = chooser.damage(chooser.one_of(URLS)).decode(errors="replace")
+    redis_url.without_password(url)
+    redis_url.parse(url)
