@@ -54,7 +54,7 @@ COME_WITHIN_S = 20.0
 CLIENT_NICENESS = 5
 """Of the crowd, which would be on other machines: what it does must not keep the store and the scheduler waiting."""
 SETTLED_S = 60.0
-ROWS_SHARE = 0.5
+ROWS_SHARE = 0.4
 """Of the measured capacity: the limit that is set."""
 LIMITS = {
     "max_engines": 64,
