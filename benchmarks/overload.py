@@ -3,9 +3,10 @@
     python -m benchmarks.overload --out benchmarks/results/overload.json --plot docs/performance/overload.svg
 
 Capacity is measured first, without limits. Then the predictor gets limits that follow from it, and a few engines are
-timed alone; then a thousand come at once, each with its own connection, among them some that read no answer and some
-that do nothing but declare and abort requests, at the scheduler too. A sample every few seconds. At the end all
-requests are gone, and nothing may be left of them. The predictor has a core of its own where there are two.
+timed alone, and as many as the limits let in. Then a thousand come at once, each with its own connection, among them
+some that read no answer and some that do nothing but declare and abort requests, at the scheduler too. A sample every
+few seconds. At the end all requests are gone, and nothing may be left of them. The predictor has a core of its own
+where there are two.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ def table(results: Mapping[str, Any]) -> str:
         "p50, ms, unloaded": f"{results['unloaded']['p50_ms']:.1f}",
         "p50, ms, overload": f"{overload['p50_ms']:.1f}",
         "p99, ms, unloaded, before and afterwards": f"{unloaded[0]:.1f}, {unloaded[1]:.1f}",
+        f"p99, ms, {results['full']['engines']} engines alone": f"{results['full']['p99_ms']:.1f}",
         "p99, ms, overload": f"{overload['p99_ms']:.1f}",
         "predictor, MiB at most": f"{memory['most_mib']:.0f} of {memory['bound_mib']:.0f}",
         "left": json.dumps(results["left"]),
@@ -123,15 +125,15 @@ def table(results: Mapping[str, Any]) -> str:
 
 def drawn(results: Mapping[str, Any]) -> Figure:
     """Latency, engines and memory over the time of the overload."""
-    samples, unloaded = results["samples"], results["unloaded"]
+    samples, unloaded, full = results["samples"], results["unloaded"], results["full"]
     minutes = [each["at_s"] / 60 for each in samples]
     figure = Figure(figsize=(8, 9), layout="constrained")
     latency, engines, memory = figure.subplots(3, 1, sharex=True)
     for name in ("p50_ms", "p99_ms"):
         known = [(at, each[name]) for at, each in zip(minutes, samples, strict=True) if name in each]
         latency.plot(*zip(*known, strict=True), label=f"{name[:3]} of answered steps")
-    latency.axhline(unloaded["p99_ms"], color="grey", linestyle=":", label="p99 unloaded")
-    latency.axhline(2 * unloaded["p99_ms"], color="grey", linestyle="--", label="twice that")
+    for alone, line in ((unloaded, ":"), (full, "--")):
+        latency.axhline(alone["p99_ms"], color="grey", linestyle=line, label=f"p99, {alone['engines']} engines alone")
     latency.set(ylabel="ms", yscale="log")
     engines.plot(minutes, [each["streams"] for each in samples], label="served")
     engines.plot(minutes, [each["shed"] for each in samples], label="sent away, in all")
@@ -244,6 +246,8 @@ def _measure(engines: int, seconds: float, aborts: int) -> dict[str, Any]:
             with _services(folder, url, "limited", **limits) as services:
                 idle_mib = services.predictor.process.memory_info().rss / 2**20
                 unloaded = _timed(services, "unloaded", UNLOADED_ENGINES, 60, show)
+                let_in = int(limits["max_rows_per_s"] * STEP_MS / 1000 / REQUESTS)
+                full = _timed(services, "full", let_in, 60, show)
                 overload, samples = _overloaded(services, engines, seconds, aborts, show)
                 overload["offered_rows_per_s"] = round((engines - SLOW - STORMS) * REQUESTS * 1000 / STEP_MS)
                 left = _left(services)
@@ -253,7 +257,7 @@ def _measure(engines: int, seconds: float, aborts: int) -> dict[str, Any]:
     return {
         "dim": DIM, "requests": REQUESTS, "step_ms": STEP_MS, "engines": engines, "slow_readers": SLOW,
         "aborting_engines": STORMS, "limits": limits, "capacity": capacity, "without_limits": crowded,
-        "unloaded": unloaded, "unloaded_afterwards": afterwards, "overload": overload, "left": left,
+        "unloaded": unloaded, "full": full, "unloaded_afterwards": afterwards, "overload": overload, "left": left,
         "memory": {"idle_mib": round(idle_mib, 1), "most_mib": most_mib, "bound_mib": round(bound, 1)},
         "samples": samples,
     }  # fmt: skip
