@@ -15,6 +15,8 @@ from sidecar.cli.simulate.metrics import BUCKETS, means_by_bucket
 
 PERCENTILES = (50, 95, 99)
 COMPARED = ("mean_latency_s", "p99_latency_s", "mean_ttft_s", "p99_ttft_s", "mean_tpot_s", "window_tokens_per_s")
+SAME_STEP_S = 0.0015
+"""Between the first tokens that one step gave out: less than the shortest step."""
 _OF_GROUP = (
     "llm",
     "vllm",
@@ -107,6 +109,7 @@ def figures(cell: Mapping[str, Any]) -> Figures:
         "cut_share": float(np.mean(requests["cut"])),
         "window_tokens_per_s": cell["window_tokens"] / cell["setting"]["seconds"],
         "median_step_ms": cell["median_step_ms"],
+        "first_tokens_together": together(first_s),
         "preemptions": cell["preemptions"],
         "recomputed_tokens": cell["recomputed_tokens"],
         "wall_s": cell["wall_s"],
@@ -116,6 +119,11 @@ def figures(cell: Mapping[str, Any]) -> Figures:
         "row_records_dropped": agent["counters"]["row_records_dropped"] if agent else None,
         "fail_open_share": agent["counters"]["fail_open_steps"] / max(agent["counters"]["steps"], 1) if agent else None,
     }
+
+
+def together(first_s: NDArray[np.float64]) -> float:
+    """How many requests had their first token in one step, on average: those that came within `SAME_STEP_S`."""
+    return float(first_s.size / (1 + np.count_nonzero(np.diff(np.sort(first_s)) > SAME_STEP_S)))
 
 
 def _spread(name: str, values: NDArray[np.float64]) -> dict[str, float]:

@@ -206,8 +206,8 @@ class EngineState:
         # More than the budget cannot have been computed: the rest came from the prefix cache. Prefill that is
         # spread over several steps cannot be set against the duration of the newest.
         budget = self.capacity.step_token_budget or prefill_tokens
-        if all_told and (prefill_tokens == 0 or (steps == 1 and prefill_tokens <= budget)):
-            self._pace.observe(duration_s, prefill_tokens)
+        known = all_told and (prefill_tokens == 0 or (steps == 1 and prefill_tokens <= budget))
+        self._pace.observe(duration_s, prefill_tokens if known else None)
 
     def _finish(self, outcome: Outcome) -> Finished | None:
         """Forget a request that ended; None where it was not alive."""

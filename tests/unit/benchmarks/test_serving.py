@@ -22,7 +22,7 @@ from benchmarks.serving_cells import (
     read_lengths,
     sampling_seeds,
 )
-from benchmarks.serving_summary import by_bucket, figures, median_of, summarise, table
+from benchmarks.serving_summary import by_bucket, figures, median_of, summarise, table, together
 from scheduler_service.settings import SchedulerSettings
 
 SETTING = Setting("llm", "0.26.0", "slots", 64, None, "poisson", 10.0, None, 1024, 0.7, 0.95, "GPU")
@@ -167,3 +167,8 @@ def test_of_the_agents_numbers_only_what_came_in_between_counts() -> None:
     assert found["prediction_age_tokens_histogram"] == [1, 0, 2]
     assert median_of(found["prediction_age_tokens_histogram"]) == 2
     assert median_of([]) is None
+
+
+def test_first_tokens_that_came_in_one_step_are_told_from_those_of_the_next() -> None:
+    assert together(np.array([0.5, 0.1002, 0.1, 0.1009, 0.105])) == pytest.approx(5 / 3)
+    assert together(np.array([1.0])) == 1.0

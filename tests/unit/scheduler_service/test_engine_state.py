@@ -178,6 +178,9 @@ def test_step_time_and_prefill_rate_are_measured(state: EngineState):
     state.apply(delta(60, step_duration_s=0.1, running=joined))
     prefilled = replace(joined, computed_tokens=joined.computed_tokens + np.array([1, 400]))
     state.apply(delta(61, step_duration_s=0.3, running=prefilled))
+    for step in (62, 63):
+        decoded = replace(joined, computed_tokens=prefilled.computed_tokens + step - 61)
+        state.apply(delta(step, step_duration_s=0.1, running=decoded))
     assert state.view().prefill_tokens_per_s == pytest.approx(2000, rel=0.1)
 
 
@@ -197,6 +200,8 @@ def test_prefill_of_a_request_that_ended_with_its_first_token_makes_no_step_a_de
     entered = replace(batch(h1=44, h2=0), computed_tokens=np.array([53, 0]))
     state.apply(delta(40, step_duration_s=0.1, running=entered))
     state.apply(delta(41, step_duration_s=9.0, running=batch(h1=45), finished=(Outcome(2, "length", 1),)))
+    for step in (42, 43):
+        state.apply(delta(step, step_duration_s=0.1, running=batch(h1=step + 4)))
     assert state.view().step_duration_s == pytest.approx(0.1)
 
 

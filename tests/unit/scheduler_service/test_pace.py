@@ -31,65 +31,65 @@ def test_durations_that_no_step_can_have_tell_nothing(duration_s: float) -> None
     assert (pace.step_duration_s, pace.prefill_tokens_per_s) == (0.02, 4000.0)
 
 
+def between_decodes(pace: Pace, *steps: tuple[float, int], decode_s: float = 0.1) -> None:
+    """Each of these steps (seconds, prefill tokens) after two steps without prefill and before one."""
+    for duration_s, tokens in steps:
+        for step in ((decode_s, 0), (decode_s, 0), (duration_s, tokens), (decode_s, 0)):
+            pace.observe(*step)
+    pace.observe(decode_s, 0)
+
+
 def test_overhead_is_never_below_nothing_by_rounding() -> None:
-    for tokens in range(16, 4000):
+    for tokens in range(16, 2000):
         pace = Pace(0.02, 4000.0)
-        pace.observe(0.02, 0)
-        pace.observe(0.02 + tokens * 0.1 / 3, tokens)
-        pace.observe(0.02 + (tokens + 1) * 0.1 / 3, tokens + 1)
+        between_decodes(
+            pace, (0.02 + tokens * 0.1 / 3, tokens), (0.02 + (tokens + 1) * 0.1 / 3, tokens + 1), decode_s=0.02
+        )
         assert pace.prefill_step_s >= 0
 
 
 def test_what_was_assumed_holds_until_it_is_measured():
     pace = Pace(0.02, 4000.0)
     assert (pace.step_duration_s, pace.prefill_tokens_per_s) == (0.02, 4000.0)
-    pace.observe(5.0, 800)
+    for _ in range(3):
+        pace.observe(5.0, 800)
     assert (pace.step_duration_s, pace.prefill_tokens_per_s) == (0.02, 4000.0)
     pace.observe(0.1, 0)
+    pace.observe(0.2, 0)
     assert pace.step_duration_s == 0.1
 
 
 def test_prefill_is_what_a_step_takes_beyond_a_decode_step():
     pace = Pace(0.02, 4000.0)
-    pace.observe(0.1, 0)
-    pace.observe(0.6, 1000)
+    between_decodes(pace, (0.6, 1000))
     assert pace.prefill_tokens_per_s == pytest.approx(2000.0)
-    pace.observe(0.1, 15)
+    between_decodes(pace, (0.1, 15))
     assert pace.prefill_tokens_per_s == pytest.approx(2000.0)
 
 
 def test_a_short_noisy_step_does_not_make_prefill_free():
     pace = Pace(0.02, 4000.0)
-    pace.observe(0.1, 0)
-    pace.observe(0.05, 1000)
-    assert pace.prefill_tokens_per_s == pytest.approx(1000 / 0.005)
+    between_decodes(pace, (0.05, 1000))
+    assert pace.prefill_tokens_per_s == pytest.approx(1000 / (0.1 * (0.05 + 0.1) / 2))
 
 
 def test_what_any_prefill_costs_is_told_from_what_each_token_does():
     pace, rng = Pace(0.02, 4000.0), np.random.default_rng(0)
-    pace.observe(0.1, 0)
-    for tokens in rng.exponential(100, 200).astype(int) + 16:
-        pace.observe(0.1 + 0.3 + tokens / 1000, int(tokens))
+    between_decodes(pace, *((0.1 + 0.3 + n / 1000, n) for n in (rng.exponential(100, 200).astype(int) + 16).tolist()))
     assert pace.prefill_tokens_per_s == pytest.approx(1000.0, rel=0.1)
     assert pace.prefill_step_s == pytest.approx(0.3, rel=0.1)
 
 
 def test_where_all_steps_prefill_as_much_it_is_due_to_the_tokens():
     pace = Pace(0.02, 4000.0)
-    pace.observe(0.1, 0)
-    for _ in range(50):
-        pace.observe(0.6, 1000)
+    between_decodes(pace, *[(0.6, 1000)] * 50)
     assert (pace.prefill_tokens_per_s, pace.prefill_step_s) == (pytest.approx(2000.0), pytest.approx(0.0, abs=1e-9))
 
 
 def test_an_old_pace_is_forgotten():
     pace = Pace(0.02, 4000.0)
-    for _ in range(300):
-        pace.observe(0.1, 0)
-        pace.observe(1.1, 1000)
-    for _ in range(300):
-        pace.observe(0.2, 0)
-        pace.observe(0.7, 1000)
+    between_decodes(pace, *[(1.1, 1000)] * 300)
+    between_decodes(pace, *[(0.7, 1000)] * 600, decode_s=0.2)
     assert pace.step_duration_s == pytest.approx(0.2, rel=0.01)
     assert pace.prefill_tokens_per_s == pytest.approx(2000.0, rel=0.01)
 
@@ -97,8 +97,58 @@ def test_an_old_pace_is_forgotten():
 def test_no_prefill_is_faster_than_the_token_budget_lets_it_be():
     pace = Pace(0.02, 4000.0, step_token_budget=512)
     assert pace.prefill_tokens_per_s == 4000.0
-    pace.observe(0.1, 0)
-    pace.observe(0.1, 512)
+    between_decodes(pace, (0.1, 512))
     assert pace.prefill_tokens_per_s == pytest.approx(512 / 0.1)
-    pace.observe(1.1, 500)
+    between_decodes(pace, *[(1.1, 500)] * 5)
     assert pace.prefill_tokens_per_s < 1200
+
+
+def reported(pace: Pace, prefill: np.ndarray, *, ahead: int, seed: int = 0) -> None:
+    """Steps of 4 ms, 5 more with prefill and 0.05 for each of its tokens, told ``ahead`` steps too early."""
+    seconds = 0.004 + (prefill > 0) * 0.005 + prefill * 5e-5
+    seconds *= np.random.default_rng(seed).uniform(0.9, 1.1, seconds.size)
+    for told, tokens in zip(np.roll(seconds, -ahead), prefill.tolist(), strict=True):
+        pace.observe(float(told), tokens)
+
+
+def some_prefill(steps: int = 2000) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    return np.where(rng.random(steps) < 0.3, rng.integers(16, 200, steps), 0)
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_a_time_may_be_of_the_step_or_of_the_next(ahead: int) -> None:
+    pace = Pace(0.02, 4000.0)
+    reported(pace, some_prefill(), ahead=ahead)
+    assert pace.step_duration_s == pytest.approx(0.004, rel=0.1)
+    assert pace.prefill_step_s == pytest.approx(0.005, rel=0.2)
+    assert 1 / pace.prefill_tokens_per_s == pytest.approx(5e-5, rel=0.3)
+
+
+def test_what_was_launched_late_and_is_done_the_sooner_cost_nothing() -> None:
+    pace = Pace(0.02, 4000.0)
+    for _ in range(100):
+        for told, tokens in ((0.008, 0), (0.008, 0), (0.013, 0), (0.004, 40), (0.008, 0)):
+            pace.observe(told, tokens)
+    assert pace.prefill_step_s + 40 / pace.prefill_tokens_per_s == pytest.approx(0.001, rel=0.1)
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_steps_of_which_nobody_knows_what_they_computed_are_left_out(ahead: int) -> None:
+    pace = Pace(0.02, 4000.0)
+    prefill = some_prefill()
+    seconds = np.roll(0.004 + (prefill > 0) * 0.005 + prefill * 5e-5, -ahead)
+    for number, (told, tokens) in enumerate(zip(seconds.tolist(), prefill.tolist(), strict=True)):
+        pace.observe(told, None if number % 9 == 0 else tokens)
+    assert pace.step_duration_s == pytest.approx(0.004, rel=0.01)
+    assert pace.prefill_step_s == pytest.approx(0.005, rel=0.1)
+
+
+def test_an_engine_that_is_never_without_prefill_is_measured_all_the_same() -> None:
+    pace, rng = Pace(0.02, 4000.0), np.random.default_rng(2)
+    for _ in range(3):
+        pace.observe(0.004, 0)
+    for tokens in rng.integers(16, 200, 1000).tolist():
+        pace.observe(0.009 + 5e-5 * tokens, tokens)
+    assert 0.003 < pace.prefill_step_s < 0.006  # a third may be taken for the tokens', which differ little by then
+    assert pace.prefill_step_s + 100 / pace.prefill_tokens_per_s == pytest.approx(0.01, rel=0.1)
