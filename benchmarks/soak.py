@@ -128,7 +128,7 @@ def drawn(samples: Sequence[Sample]) -> Figure:
                 axes.plot(*zip(*known, strict=True), label=GROWN[name].split(",")[0] if "ms" not in name else name[5:8])
         axes.set_ylabel(title)
         axes.set_ylim(bottom=0)
-        axes.legend(loc="upper left")
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set_xlabel("minutes")
     return figure
 
