@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+import numpy as np
 
 _SMOOTHING = 0.1
-_STRETCH_SMOOTHING = 0.01
-_LONGEST_STRETCH = 8
+_PREFILL_SMOOTHING = 0.01
+_FEW = 0.3
+_PAUSE_FACTOR = 20.0
 _LEAST_SHARE = 0.01
 _MIN_PREFILL_TOKENS = 16
 _TOLERANCE = 0.05
@@ -34,25 +36,15 @@ class Steady:
         return self._told
 
 
-@dataclass(slots=True)
-class _Stretch:
-    """Consecutive steps that had prefill, or the step after them had."""
-
-    steps: int = 0
-    seconds: float = 0.0
-    prefill_steps: int = 0
-    prefill_tokens: int = 0
-
-
 class Pace:
-    """Moving averages of the step time and of what prefill adds to it; the given ones hold until measured.
+    """How long a step takes, and what prefill adds to it, by moving averages; the given ones hold until measured.
 
     A report tells what a step computed, and the time from one step to the next. Where the engine waits for its GPU,
     that time is the step's own. Where it schedules ahead and waits for its CPU, it was launching the *next* step
-    meanwhile, and one without its full CUDA graph is dear to launch; and what was launched late is then soon done. So
-    what prefill costs is what a whole stretch took beyond as many decode steps: all steps that had prefill, and those
-    before them. It is a line, by least squares whose sums decay: so much for each step with any prefill (an engine then
-    runs it without its full CUDA graph), and so much for each token.
+    meanwhile, and one with prefill is dear to launch, for the engine runs it without its full CUDA graph; and what was
+    launched late is then soon done. So a time is taken to be a decode step, and for each of the two steps so much for
+    any prefill at all and so much for each token of it, by least squares whose sums decay. What prefill costs is what
+    it adds to both.
 
     No step computes more than ``step_token_budget`` tokens (0: unknown), however little longer it takes for them.
     """
@@ -64,10 +56,10 @@ class Pace:
         self._measured_step = False
         self._before: tuple[float, int] | None = None
         """Seconds and prefill tokens of the last report; None: not known."""
-        self._stretch: _Stretch | None = None
-        """The one that goes on; None: nobody knows how it began."""
-        self._sums = [0.0] * 5
-        """Of steps with prefill, decayed: how many, tokens, seconds, tokens squared, tokens times seconds."""
+        self._squares, self._products = np.zeros((4, 4)), np.zeros(4)
+        """Sums of what may make a time longer: with each other, and with the seconds beyond a decode step."""
+        self._effects = np.zeros(4)
+        """Seconds for any prefill in the step and for each token of it, and the same for the step after."""
         self._token_s = 1 / prefill_tokens_per_s
         self.prefill_step_s = 0.0
         """What a step with prefill takes beyond a decode step, however little it computes."""
@@ -81,45 +73,42 @@ class Pace:
         """Take in what was reported of one step: a time, and how many tokens it computed beyond one a request; None:
         nobody knows. Each call is for the step after that of the call before, which now can be told."""
         before, self._before = self._before, None
-        if prefill_tokens is not None and _STEP_S[0] <= duration_s <= _STEP_S[1]:
-            self._before = duration_s, prefill_tokens
-        if before is None or prefill_tokens is None:
-            self._stretch = None
+        if prefill_tokens is None or 0 < prefill_tokens < _MIN_PREFILL_TOKENS:
             return
-        seconds, tokens = before
-        stretch = self._stretch
-        if tokens == prefill_tokens == 0:
-            self._end(stretch)
-            self._stretch = _Stretch()
-            weight = _SMOOTHING if self._measured_step else 1.0
-            self.step_duration_s += weight * (seconds - self.step_duration_s)
+        if _STEP_S[0] <= duration_s <= _STEP_S[1]:
+            self._before = duration_s, prefill_tokens
+        if before is not None:
+            self._learn(*before, prefill_tokens)
+
+    def _learn(self, seconds: float, own_tokens: int, next_tokens: int) -> None:
+        reasons = np.array([own_tokens > 0, own_tokens, next_tokens > 0, next_tokens], np.float64)
+        if self._measured_step:
+            expected_s = self.step_duration_s + max(float(reasons @ self._effects), self._token_s * own_tokens)
+            seconds = min(seconds, _PAUSE_FACTOR * expected_s)
+        if not own_tokens:
+            decode_s = max(seconds - float(reasons @ self._effects), LEAST_EXTRA * seconds)
+            self.step_duration_s += (_SMOOTHING if self._measured_step else 1.0) * (decode_s - self.step_duration_s)
             self._measured_step = True
-        elif stretch is not None:
-            stretch.steps += 1
-            stretch.seconds += seconds
-            stretch.prefill_steps += tokens > 0
-            stretch.prefill_tokens += tokens
-            if stretch.steps >= _LONGEST_STRETCH:
-                self._end(stretch)
-                self._stretch = _Stretch()
+        if self._measured_step and (own_tokens or next_tokens):
+            kept = 1 - _PREFILL_SMOOTHING
+            self._squares = kept * self._squares + np.outer(reasons, reasons)
+            self._products = kept * self._products + reasons * (seconds - self.step_duration_s)
+            self._solve()
 
-    def _end(self, stretch: _Stretch | None) -> None:
-        count = stretch.prefill_steps if stretch is not None else 0
-        if stretch is not None and count and stretch.prefill_tokens >= _MIN_PREFILL_TOKENS * count:
-            least_s = LEAST_EXTRA * count * stretch.seconds / stretch.steps
-            extra_s = max(stretch.seconds - stretch.steps * self.step_duration_s, least_s)
-            self._fit(count, stretch.prefill_tokens / count, extra_s / count)
-
-    def _fit(self, count: int, tokens: float, extra_s: float) -> None:
-        """The line through what was seen lately; the newest are ``count`` steps, of so many tokens each. Where steps
-        were few, or all had about as much prefill, there is no telling what is due to each token, and all of it is
-        taken to be."""
-        new = (1.0, tokens, extra_s, tokens * tokens, tokens * extra_s)
-        kept = (1 - _STRETCH_SMOOTHING) ** count
-        self._sums = [kept * old + count * more for old, more in zip(self._sums, new, strict=True)]
-        total, *sums = self._sums
-        mean_tokens, mean_s, squares, products = (each / total for each in sums)
-        by_share_s, doubt = mean_s / mean_tokens, (_LEAST_SHARE + 0.3 / total) * mean_tokens**2
-        slope_s = (products - mean_tokens * mean_s + doubt * by_share_s) / (squares - mean_tokens**2 + doubt)
-        self._token_s = min(max(slope_s, _LEAST_SHARE * by_share_s), by_share_s)
-        self.prefill_step_s = max(mean_s - self._token_s * mean_tokens, 0.0)
+    def _solve(self) -> None:
+        """Where steps were few, or all had about as much prefill, there is no telling what is due to each token, and
+        all of it is taken to be."""
+        count = float(self._squares[0, 0])
+        if not count:
+            return
+        tokens = float(self._squares[0, 1] / count)
+        doubt = (_LEAST_SHARE * count + _FEW) * np.array([1.0, 1e-9 * tokens**2, 1.0, 0.01 * tokens**2])
+        self._effects = np.linalg.solve(self._squares + np.diag(doubt), self._products)
+        any_s, token_s, next_any_s, next_token_s = self._effects.tolist()
+        extra_s, least_s = any_s + next_any_s + (token_s + next_token_s) * tokens, LEAST_EXTRA * self.step_duration_s
+        if extra_s < least_s:
+            self._token_s, self.prefill_step_s = least_s / tokens, 0.0
+            return
+        self._token_s = min(max(token_s + next_token_s, _LEAST_SHARE * extra_s / tokens), extra_s / tokens)
+        step_s = extra_s - self._token_s * tokens
+        self.prefill_step_s = step_s if step_s > _STEP_S[0] else 0.0

@@ -93,6 +93,8 @@ class EngineState:
             # Of the steps before the first that it hears of, a stream knows neither the number nor what they computed.
             if delta.step_duration_s > 0 and heard_before:
                 self._measure(batch[batch >= 0], gained, steps, delta.step_duration_s, all_told=all_told)
+            else:
+                self._pace.observe(0.0, None)
         finished = tuple(filter(None, map(self._finish, delta.finished)))
         unknown += len(delta.finished) - len(finished)
         return Applied(progressed, unpredicted, unknown, finished=finished)

@@ -205,6 +205,15 @@ def test_prefill_of_a_request_that_ended_with_its_first_token_makes_no_step_a_de
     assert state.view().step_duration_s == pytest.approx(0.1)
 
 
+def test_a_step_after_an_idle_time_is_not_set_against_the_one_before_it(state: EngineState):
+    for step in range(2, 40):
+        state.apply(delta(step, step_duration_s=0.1, running=batch(h1=step + 4)))
+    state.apply(delta(40, step_duration_s=7.0, running=batch(h1=44)))
+    state.apply(delta(41, step_duration_s=0.0, running=batch(h1=45)))
+    state.apply(delta(42, step_duration_s=0.1, running=batch(h1=46)))
+    assert state.view().step_duration_s == pytest.approx(0.1)
+
+
 def test_what_a_request_resumes_with_was_not_lost_and_is_not_prefill(state: EngineState):
     prefill_before = state.view().prefill_tokens_per_s
     state.apply(delta(2, step_duration_s=0.1, running=batch(h1=1001)))

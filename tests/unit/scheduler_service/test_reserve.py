@@ -39,6 +39,7 @@ def test_each_that_runs_can_grow_by_a_share_of_a_mean_answer(share: float, block
 def test_nothing_is_kept_free_where_computing_again_costs_nothing() -> None:
     assert plan(busy(prefill_tokens_per_s=1e9)).reserve_blocks == 0
     assert plan(busy(found_again_share=1.0)).reserve_blocks == 0
+    assert plan(busy(found_again_share=1.0, prefill_step_s=0.1)).reserve_blocks == 1, "it takes a step with prefill"
 
 
 def test_nothing_is_kept_free_of_an_engine_that_runs_nobody_or_does_not_tell_its_memory() -> None:
