@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 _SMOOTHING = 0.1
 _PREFILL_SMOOTHING = 0.01
@@ -58,7 +60,7 @@ class Pace:
         """Seconds and prefill tokens of the last report; None: not known."""
         self._squares, self._products = np.zeros((4, 4)), np.zeros(4)
         """Sums of what may make a time longer: with each other, and with the seconds beyond a decode step."""
-        self._effects = np.zeros(4)
+        self._effects: NDArray[np.floating[Any]] = np.zeros(4)
         """Seconds for any prefill in the step and for each token of it, and the same for the step after."""
         self._token_s = 1 / prefill_tokens_per_s
         self.prefill_step_s = 0.0
