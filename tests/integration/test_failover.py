@@ -17,6 +17,7 @@ from predictor_service.store import Fenced, Store, StoreUnavailable
 from sidecar.cli.load.options import LoadOptions
 from sidecar.cli.load.run import Load
 from sidecar.redis import connect, keys, next_message, subscribe
+from sidecar.stopping import stop
 from tests import artefacts
 from tests.integration import real_redis
 from tests.patience import PATIENCE_S
@@ -99,8 +100,7 @@ async def test_a_master_killed_under_load_costs_no_request_and_predictions_come_
             await until(lambda: load.connected == ENGINES, "all engines are connected")
             rows = load.result()["rows_per_s"]
         found = load.result()
-        listening.cancel()
-        await asyncio.wait([listening])
+        await stop([listening])
     assert found["requests_lost"] == 0
     assert found["requests_ended"] > 0
     assert rows > 0
@@ -144,10 +144,8 @@ async def test_a_writer_that_lost_its_engine_stays_fenced_through_a_fail_over(se
             master.kill()
             await until(lambda: wrote[-1][0] > killed_s + 0.2 and len(refused) > before + 10, "the new master serves")
         finally:
-            for task in writers:
-                task.cancel()
-            done = await asyncio.gather(*writers, return_exceptions=True)
-        assert all(isinstance(each, asyncio.CancelledError) for each in done)
+            await stop(writers)
+        assert all(task.cancelled() for task in writers)
         assert {epoch for _, epoch in wrote} == {"7:2"}
         assert set(refused) == {("7:1", "7:2")}
         assert await client.hgetall(keys(VICTIM).posterior) == {b"a": b"7:2"}
