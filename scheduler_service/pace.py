@@ -84,11 +84,12 @@ class Pace:
 
     def _learn(self, seconds: float, own_tokens: int, next_tokens: int) -> None:
         reasons = np.array([own_tokens > 0, own_tokens, next_tokens > 0, next_tokens], np.float64)
+        beyond_s = float(reasons @ self._effects)
         if self._measured_step:
-            expected_s = self.step_duration_s + max(float(reasons @ self._effects), self._token_s * own_tokens)
+            expected_s = self.step_duration_s + max(beyond_s, self._token_s * own_tokens)
             seconds = min(seconds, _PAUSE_FACTOR * expected_s)
         if not own_tokens:
-            decode_s = max(seconds - float(reasons @ self._effects), LEAST_EXTRA * seconds)
+            decode_s = max(seconds - beyond_s, LEAST_EXTRA * seconds)
             self.step_duration_s += (_SMOOTHING if self._measured_step else 1.0) * (decode_s - self.step_duration_s)
             self._measured_step = True
         if self._measured_step and (own_tokens or next_tokens):
