@@ -93,7 +93,7 @@ class PlanMixin(_Base):
             self._gone,
             preempted_by_plan=len(victims),
             plan_number=self._plan_number,
-            free_kv_blocks=self.kv_cache_manager.block_pool.get_num_free_blocks(),
+            free_kv_blocks=self._unused_blocks(),
             waiting=self.get_request_counts()[1],
         )
         self._gone = []
@@ -129,10 +129,10 @@ class PlanMixin(_Base):
         # vLLM's own reserve for admissions: not applied to an engine that runs nobody.
         self.kv_cache_manager.watermark_blocks = max(self._own_watermark, head.reserve_blocks)
         free_slots = self._free_slots()
-        admits = free_slots > 0 and bool(self._queue)
+        admits = free_slots > 0 and bool(self._queue) and self._has_room()
         chunked = any(map(_IS_CHUNK, self.running))
         # Blocks or the token budget may not do for all of the batch; decodes take one of either at most.
-        order_matters = chunked or self.kv_cache_manager.block_pool.get_num_free_blocks() < len(self.running)
+        order_matters = chunked or self._unused_blocks() < len(self.running)
         victims: list[Request] = []
         if head.preemptions or admits or order_matters:
             newest = self._board.newest()
@@ -142,9 +142,18 @@ class PlanMixin(_Base):
                 victims = self._preempt(newest, free_slots)
         if order_matters:
             self._sort_running()
-        if not chunked and self._gathers(head.admit_together):
+        if not self._has_room() or (not chunked and self._gathers(head.admit_together)):
             self._queue.close()
         return victims
+
+    def _has_room(self) -> bool:
+        """Whether vLLM could admit anybody, which takes a block beyond those that it keeps free; else it would look the
+        first of the queue up in its prefix cache at every step, for nothing."""
+        return not self.running or self._unused_blocks() > self.kv_cache_manager.watermark_blocks
+
+    def _unused_blocks(self) -> int:
+        free: int = self.kv_cache_manager.block_pool.get_num_free_blocks()
+        return free
 
     def _gathers(self, admit_together: int) -> bool:
         """Whether places are left free until there are so many: a step that admits one costs the batch what a step
@@ -221,8 +230,7 @@ class PlanMixin(_Base):
 
     def _fits(self, request: Request) -> bool:
         """Whether there are free KV blocks for the whole of ``request``."""
-        free = self.kv_cache_manager.block_pool.get_num_free_blocks()
-        return free * self.block_size >= request.num_tokens
+        return self._unused_blocks() * self.block_size >= request.num_tokens
 
     def _adapter_fits(self, request: Request, running: Iterable[Request], coming: list[Request]) -> bool:
         """Whether a batch of these may have the LoRA adapter of ``request`` too."""

@@ -133,6 +133,13 @@ def publish_own_order(twins: Twins, dice: random.Random) -> None:
     twins.attached.plan(order, impossible(dice, twins.attached))
 
 
+def publish_own_order_and_reserve(twins: Twins, dice: random.Random) -> None:
+    """vLLM itself is told to keep as much memory free, nearly all that is."""
+    reserve = dice.choice([0, max(free_blocks(twins.stock) - dice.randrange(5), 0)])
+    twins.stock.scheduler.kv_cache_manager.watermark_blocks = reserve
+    twins.attached.plan(own_order(twins.stock), reserve_blocks=reserve)
+
+
 def publish_withdrawal(twins: Twins, dice: random.Random) -> None:
     twins.attached.board.withdraw()
 
@@ -143,7 +150,15 @@ def publish_any_of_these(twins: Twins, dice: random.Random) -> None:
 
 @BOTH
 @pytest.mark.parametrize(
-    "publish", [publish_nothing, publish_expired, publish_strangers, publish_own_order, publish_any_of_these]
+    "publish",
+    [
+        publish_nothing,
+        publish_expired,
+        publish_strangers,
+        publish_own_order,
+        publish_own_order_and_reserve,
+        publish_any_of_these,
+    ],
 )
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_where_no_plan_has_a_say_every_step_is_vllms_own(

@@ -447,6 +447,33 @@ def test_memory_that_a_plan_keeps_free_stays_free_until_the_plan_ends(
 
 
 @BOTH
+def test_nobody_is_looked_up_while_there_is_no_block_to_admit_with(
+    tmp_path: Path, scheduler: type, depth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attached = Attached(tmp_path, scheduler, depth, blocks=20)
+    manager, looked_up = attached.engine.scheduler.kv_cache_manager, list[str]()
+    look_up = manager.get_computed_blocks
+
+    def noted(request: Any) -> Any:
+        looked_up.append(request.request_id)
+        return look_up(request)
+
+    monkeypatch.setattr(manager, "get_computed_blocks", noted)
+    attached.engine.add("a", [1] * 10, 12)
+    attached.plan(["a"])
+    attached.engine.step()
+    attached.engine.add("b", [2] * 10, 5)
+    for reserve in (18, 17):
+        assert looked_up == ["a"]
+        assert manager.block_pool.get_num_free_blocks() == 18
+        attached.plan(["a", "b"], reserve_blocks=reserve)
+        attached.engine.step()
+    assert attached.running == ["a", "b"], "b takes one block, and one was there"
+    assert looked_up == ["a", "b"]
+    attached.engine.finish()
+
+
+@BOTH
 def test_a_full_engine_admits_once_as_many_places_are_free_as_the_plan_says(
     tmp_path: Path, scheduler: type, depth: int
 ) -> None:
